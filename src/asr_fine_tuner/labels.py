@@ -1,0 +1,79 @@
+"""Transcripts to label tokens and back, and what a Whisper checkpoint says about its tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asr_fine_tuner.errors import PermanentError
+
+if TYPE_CHECKING:
+    from transformers import WhisperTokenizer
+
+# Multilingual Whisper has at least this many tokens; English-only checkpoints have one less
+# (openai/whisper, Whisper.is_multilingual). Only asked when generation_config.json does not say.
+_MULTILINGUAL_VOCABULARY = 51865
+
+
+class LabelEncoder:
+    """Whisper's tokenizer with the language and the task set; an English-only checkpoint has neither."""
+
+    def __init__(self, tokenizer: WhisperTokenizer, language_code: str, task: str, *, multilingual: bool) -> None:
+        """
+        Raises:
+            PermanentError: the checkpoint has no token for the language, or is English-only and asked for another one.
+        """
+        self.tokenizer = tokenizer
+        if multilingual:
+            if f"<|{language_code}|>" not in tokenizer.get_vocab():
+                raise PermanentError(
+                    given=f"language code {language_code!r}, for which this checkpoint has no token",
+                    expected="a language of the checkpoint",
+                    action="use a newer Whisper (large-v3 added Cantonese, yue) or give the closest --language it has",
+                )
+            tokenizer.set_prefix_tokens(language=language_code, task=task, predict_timestamps=False)
+        else:
+            if language_code != "en" or task != "transcribe":
+                raise PermanentError(
+                    given=f"an English-only checkpoint for {task} in {language_code!r}",
+                    expected="a multilingual checkpoint (openai/whisper-small rather than openai/whisper-small.en)",
+                    action="set --model_id to a multilingual checkpoint",
+                )
+            tokenizer.set_prefix_tokens(language=None, task=None, predict_timestamps=False)
+
+    @classmethod
+    def from_folder(cls, model_folder: Path, language_code: str, task: str) -> LabelEncoder:
+        return cls(load_tokenizer(model_folder), language_code, task, multilingual=is_multilingual(model_folder))
+
+    def encode(self, text: str) -> list[int]:
+        """`<|startoftranscript|>` language task `<|notimestamps|>` text `<|endoftext|>`, as token ids `[n_labels]`."""
+        ids: list[int] = self.tokenizer(text).input_ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The transcript in `ids`, special tokens left out."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+def load_tokenizer(model_folder: Path) -> WhisperTokenizer:
+    from transformers import WhisperTokenizer
+
+    return WhisperTokenizer.from_pretrained(model_folder, local_files_only=True)
+
+
+def is_multilingual(model_folder: Path) -> bool:
+    generation_config = model_folder / "generation_config.json"
+    if generation_config.is_file():
+        said = json.loads(generation_config.read_text(encoding="utf-8")).get("is_multilingual")
+        if said is not None:
+            return bool(said)
+    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
+    return int(config["vocab_size"]) >= _MULTILINGUAL_VOCABULARY
+
+
+def tokenizer_sha256(tokenizer: WhisperTokenizer) -> str:
+    """Hash of the vocabulary with the special tokens: equal when the same ids mean the same text."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

@@ -1,0 +1,167 @@
+"""The parameters of both jobs: typed, validated when built, documented field by field.
+
+The command line, the environment variables, `--help` and the tables in the README all come from these models.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Task = Literal["transcribe", "translate"]
+Switch = Literal["auto", "on", "off"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+LearningRateScheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
+
+# What the Hub accepts as a repository id, with or without the namespace.
+REPO_ID = re.compile(r"(?=.{1,96}$)([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _parameter(meaning: str, unit: str = "", default: Any = ...) -> Any:
+    return Field(default=default, description=meaning, json_schema_extra={"unit": unit})
+
+
+class JobParameters(BaseModel):
+    """What preprocess and train share: the model, the dataset, the language, the caps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=False)
+
+    model_id: str = _parameter("Whisper checkpoint on the Hub, or a local folder", default="openai/whisper-small")
+    model_revision: str | None = _parameter("branch, tag or commit of the model", default=None)
+    dataset_revision: str | None = _parameter("branch, tag or commit of the dataset", default=None)
+    artifact_name: str | None = _parameter(
+        "name of the artifact in the Hugging Face cache; when not given, made of dataset, language and model",
+        default=None,
+    )
+    language: str | None = _parameter(
+        "language as Whisper names it (Italian); when not given, the one of language_code", default=None
+    )
+    task: Task = _parameter("transcribe in the language, or translate into English", default="transcribe")
+    max_train_samples: PositiveInt | None = _parameter("read at most this many of the train split", "clips", None)
+    max_eval_samples: PositiveInt | None = _parameter(
+        "read at most this many of the validation split and of the test split each", "clips", None
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = _parameter("seed of everything that is drawn by chance", default=42)
+
+    @field_validator("model_id", "dataset_name", "language_code", "artifact_name", "language", check_fields=False)
+    @classmethod
+    def _not_blank(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("must not be blank")
+        return value.strip() if value is not None else None
+
+
+class PreprocessParameters(JobParameters):
+    """Parameters of the preprocess job."""
+
+    dataset_name: str = _parameter("dataset on the Hub (google/fleurs), or a local folder or .zip")
+    language_code: str = _parameter("language of the subset to take, as a code or a config name (it, it_it)")
+    audio_column: str | None = _parameter("column that holds the audio; found by its type when not given", default=None)
+    text_column: str | None = _parameter("column that holds the transcript; found by its name when not given", default=None)
+    train_split: str | None = _parameter("source split to train on; found by its name; a+b joins two", default=None)
+    validation_split: str | None = _parameter(
+        "source split to select checkpoints on; when there is none, speakers are held out of train", default=None
+    )
+    test_split: str | None = _parameter(
+        "source split for the final result; when there is none, speakers are held out of train", default=None
+    )
+    max_duration: PositiveFloat | None = _parameter(
+        "reject longer clips; when not given, the window of the model (30 s)", "seconds", None
+    )
+    min_duration: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _parameter(
+        "reject shorter clips", "seconds", 0.1
+    )
+    num_workers: PositiveInt | None = _parameter(
+        "processes that decode and extract features; when not given, one for each usable core", "processes", None
+    )
+    max_rejected_fraction: Annotated[float, Field(ge=0, le=1)] = _parameter(
+        "fail when more of the clips than this are rejected", "fraction of clips", 0.05
+    )
+    overwrite: bool = _parameter("replace a different artifact of the same name", default=False)
+
+    @field_validator("artifact_name")
+    @classmethod
+    def _plain_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}", value):
+            raise ValueError("must be letters, digits, '.', '_' and '-', begin with a letter or digit, at most 96 long")
+        return value
+
+    @model_validator(mode="after")
+    def _durations_in_order(self) -> PreprocessParameters:
+        if self.max_duration is not None and self.min_duration >= self.max_duration:
+            raise ValueError(f"min_duration {self.min_duration} s must be below max_duration {self.max_duration} s")
+        return self
+
+
+class TrainParameters(JobParameters):
+    """Parameters of the train job. Dataset, language and task default to what the artifact was made with."""
+
+    dataset_name: str | None = _parameter("dataset the artifact has to come from; any when not given", default=None)
+    language_code: str | None = _parameter("language code the artifact has to be of; any when not given", default=None)
+    task: Task | None = _parameter("task the artifact has to be for; any when not given", default=None)  # type: ignore[assignment]
+    artifact_name: str | None = _parameter(
+        "name of the artifact in the Hugging Face cache, or its folder; when not given, made as in preprocess",
+        default=None,
+    )
+    model_name: str | None = _parameter(
+        "name to publish the model under (name, or organisation/name); when not given, made of model and language",
+        default=None,
+    )
+    output_dir: str | None = _parameter(
+        "folder for checkpoints and the finished model; outputs/<model_name> when not given", default=None
+    )
+    max_steps: PositiveInt = _parameter("optimizer steps to train", "steps", 5000)
+    learning_rate: PositiveFloat = _parameter("peak learning rate", default=1e-5)
+    lr_scheduler: LearningRateScheduler = _parameter("course of the learning rate after warm-up", default="linear")
+    warmup_steps: Annotated[int, Field(ge=0)] = _parameter("steps until the peak learning rate", "steps", 500)
+    train_batch_size: PositiveInt = _parameter("clips in one micro batch on one device", "clips", 16)
+    grad_accum_steps: PositiveInt = _parameter("micro batches that make one optimizer step", "micro batches", 1)
+    eval_batch_size: PositiveInt = _parameter("clips transcribed at once in evaluation", "clips", 8)
+    max_sequence_length: Annotated[int, Field(gt=0, le=448)] = _parameter(
+        "longest transcript that evaluation generates", "tokens", 255
+    )
+    logging_steps: PositiveInt = _parameter("log loss, learning rate and gradient norm this often", "steps", 25)
+    eval_steps: PositiveInt = _parameter("evaluate on validation this often", "steps", 1000)
+    save_steps: PositiveInt = _parameter("write a checkpoint to resume from this often", "steps", 1000)
+    evaluate_base: bool = _parameter("evaluate the untouched base model too, so that gains can be told", default=True)
+    early_stopping_patience: PositiveInt | None = _parameter(
+        "stop after this many evaluations without a better one; never when not given", "evaluations", None
+    )
+    precision: Precision = _parameter("arithmetic of training; auto: bf16 or fp16 on a GPU, fp32 on a CPU", default="auto")
+    gradient_checkpointing: Switch = _parameter(
+        "recompute activations to save memory (20-33 % slower); auto: when the GPU would not hold them", default="auto"
+    )
+    freeze_encoder: bool = _parameter("train the decoder only", default=False)
+    spec_augment: bool = _parameter("mask random spans of time and mel bands while training", default=False)
+    publish: bool = _parameter("upload the finished model to the Hub (needs HF_TOKEN)", default=False)
+    private: bool = _parameter("publish as a private repository", default=False)
+    resume: bool = _parameter("continue from the newest complete checkpoint in output_dir", default=True)
+
+    @field_validator("model_name")
+    @classmethod
+    def _repository_name(cls, value: str | None) -> str | None:
+        if value is not None and (not REPO_ID.fullmatch(value) or "--" in value or ".." in value):
+            raise ValueError("must be name or organisation/name of letters, digits, '.', '_' and single '-'")
+        return value
+
+
+def default_artifact_name(model_id: str, dataset_name: str, language_code: str, task: str | None) -> str:
+    """The artifact's name when none is given; both jobs derive the same one from the same parameters."""
+    parts = [_last_part(dataset_name).removesuffix(".zip"), language_code, _last_part(model_id)]
+    if task == "translate":
+        parts.append(task)
+    return "-".join(re.sub(r"[^\w.]+", "-", part).strip("-.") for part in parts)[:96]
+
+
+def default_model_name(model_id: str, language_code: str) -> str:
+    """The published model's name when none is given: `whisper-small-it`."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", f"{_last_part(model_id)}-{language_code}").strip("-.")[:96]
+
+
+def _last_part(path_or_id: str) -> str:
+    return path_or_id.rstrip("/").rsplit("/", 1)[-1] or "local"
