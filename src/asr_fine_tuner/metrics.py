@@ -8,12 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from asr_fine_tuner.normalizers import (
-    WITHOUT_WORD_SPACES,
-    MarkPreservingNormalizer,
-    Normalizer,
-    whisper_normalizer,
-)
+from asr_fine_tuner.languages import UNSPACED_LANGUAGES
+from asr_fine_tuner.normalizers import MarkPreservingNormalizer, Normalizer, whisper_normalizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +112,11 @@ class ClipScore:
 
 
 def leading_metric(language_code: str) -> str:
-    """The metric that selects checkpoints: `cer` for languages written without spaces between words, else `wer`."""
-    return "cer" if language_code in WITHOUT_WORD_SPACES else "wer"
+    """The metric that selects checkpoints: `cer` for languages written without spaces between words, else `wer`.
+
+    language_code: Whisper's, such as "zh"; the codes that datasets use have other forms (`zh-CN`, `cmn_hans_cn`).
+    """
+    return "cer" if language_code in UNSPACED_LANGUAGES else "wer"
 
 
 def score(
@@ -129,7 +128,7 @@ def score(
 ) -> Scores:
     """Score predictions against references of the same length, in the same order.
 
-    language_code: of the text, such as "it".
+    language_code: Whisper's code of the text's language, such as "it".
     english_spelling: see `whisper_normalizer`.
 
     Raises:
@@ -218,7 +217,7 @@ def _as_written(text: str) -> str:
 
 def _characters_of(normalize: Normalizer, language_code: str) -> Normalizer:
     """Where spaces do not separate words, they only mark where punctuation was, which is no error to miss."""
-    if language_code in WITHOUT_WORD_SPACES:
+    if language_code in UNSPACED_LANGUAGES:
         return lambda text: normalize(text).replace(" ", "")
     return normalize
 

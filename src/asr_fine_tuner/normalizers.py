@@ -8,9 +8,6 @@ from dataclasses import dataclass
 
 Normalizer = Callable[[str], str]
 
-WITHOUT_WORD_SPACES = frozenset({"bo", "dz", "ja", "km", "lo", "my", "shn", "th", "wuu", "yue", "zh"})
-"""Languages written without spaces between words, where a word error rate says nothing."""
-
 _SPLIT_BY_WHISPER = frozenset({"ja", "lo", "my", "th", "yue", "zh"})
 """The languages whose characters are scored as words in section 4.4 of arXiv 2212.04356; `yue` came with large-v3."""
 
@@ -64,7 +61,7 @@ class MarkPreservingNormalizer:
     Words in brackets stay: what a transcript spells out counts. A transcript that `clean_transcript` accepts never
     becomes empty, unless apostrophes or tatweel are all it has.
 
-    language_code: of the text; only the casing of Turkish and Azerbaijani depends on it.
+    language_code: Whisper's code of the text's language; only the casing of Turkish and Azerbaijani depends on it.
     """
 
     language_code: str = ""
@@ -80,6 +77,7 @@ class MarkPreservingNormalizer:
 def whisper_normalizer(language_code: str, english_spelling: Mapping[str, str] | None = None) -> Normalizer:
     """The normaliser that Whisper's published figures were measured with (appendix C of arXiv 2212.04356).
 
+    language_code: Whisper's code of the text's language.
     english_spelling: British -> American spellings, `tokenizer.english_spelling_normalizer` of a Whisper checkpoint;
         only English uses it.
     """
