@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
+import asr_fine_tuner
 from asr_fine_tuner.outcome import run_job
 from asr_fine_tuner.parameters import PreprocessParameters
-from asr_fine_tuner.results import PreprocessResult  # noqa: TC001
-
-
-def _load() -> Callable[[PreprocessParameters], PreprocessResult]:
-    from asr_fine_tuner.preprocessing import preprocess
-
-    return preprocess
-
 
 if __name__ == "__main__":
-    sys.exit(run_job("preprocess", PreprocessParameters, _load, sys.argv[1:]))
+    sys.exit(run_job("preprocess", PreprocessParameters, lambda given: asr_fine_tuner.preprocess(given), sys.argv[1:]))

@@ -1,9 +1,9 @@
-"""The artifact on disk: Arrow files that `datasets.load_from_disk` opens, one row per clip, memory-mapped on reading."""
+"""The artifact on disk: Arrow files that `datasets.load_from_disk` opens, one row per clip, memory-mapped."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,18 +56,31 @@ def features_schema(n_mels: int) -> Features:
     )
 
 
-def write_clips(path: Path, clips: Iterator[Clip], n_mels: int) -> int:
-    """Write clips to an Arrow stream file, durably; equal clips give equal bytes. Returns how many there were."""
-    schema: pa.Schema = features_schema(n_mels).arrow_schema
-    n_clips = 0
-    with path.open("wb") as file:
-        with pa.ipc.new_stream(file, schema) as stream:
-            while batch := [clip for _, clip in zip(range(CLIPS_PER_RECORD_BATCH), clips, strict=False)]:
-                stream.write_batch(_record_batch(batch, schema))
-                n_clips += len(batch)
-        file.flush()
-        os.fsync(file.fileno())
-    return n_clips
+class ClipWriter:
+    """Writes clips to an Arrow stream file; equal clips give equal bytes. The file is durable once closed."""
+
+    def __init__(self, path: Path, n_mels: int) -> None:
+        self._schema: pa.Schema = features_schema(n_mels).arrow_schema
+        self._file = path.open("wb")
+        self._stream = pa.ipc.new_stream(self._file, self._schema)
+        self._waiting: list[Clip] = []
+
+    def append(self, clip: Clip) -> None:
+        self._waiting.append(clip)
+        if len(self._waiting) == CLIPS_PER_RECORD_BATCH:
+            self._write_waiting()
+
+    def close(self) -> None:
+        if self._waiting:
+            self._write_waiting()
+        self._stream.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _write_waiting(self) -> None:
+        self._stream.write_batch(_record_batch(self._waiting, self._schema))
+        self._waiting = []
 
 
 def _record_batch(clips: list[Clip], schema: pa.Schema) -> pa.RecordBatch:
@@ -96,7 +109,7 @@ def write_dataset_metadata(artifact: Path, split_files: dict[str, list[str]], n_
 
     _write(artifact / "dataset_dict.json", canonical_json({"splits": list(split_files)}))
     for split, names in split_files.items():
-        state = {
+        state: dict[str, object] = {
             "_data_files": [{"filename": name} for name in names],
             "_fingerprint": f"{identity[:15]}{SPLITS.index(split):x}",
             "_format_columns": None,

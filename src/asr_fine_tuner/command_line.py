@@ -195,7 +195,7 @@ def _name_of(annotation: object) -> str:
 
 def _help_line(field: FieldInfo) -> str:
     extra = field.json_schema_extra
-    unit = extra.get("unit", "") if isinstance(extra, dict) else ""
+    unit = str(extra.get("unit", "")) if isinstance(extra, dict) else ""
     if field.is_required():
         default = "required"
     elif field.default is None:

@@ -39,7 +39,8 @@ class LogMelExtractor:
         (n_samples + n_fft/2) / hop_length on see only padding. One of them has to be kept.
         """
         extractor = self._extractor
-        return min(self.window_frames, math.ceil((n_samples + extractor.n_fft // 2) / extractor.hop_length) + 1)
+        frames = math.ceil((n_samples + int(extractor.n_fft) // 2) / int(extractor.hop_length)) + 1
+        return min(self.window_frames, frames)
 
     def extract(self, audio: Float32Array) -> Float16Array:
         """Features `[n_frames, n_mels]` of `audio`, float32 `[n_samples]` at `sampling_rate`, within the window.

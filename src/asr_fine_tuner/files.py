@@ -65,14 +65,15 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(root))
 
 
-def hashes_below(folder: Path) -> dict[str, str]:
-    """sha256 of every file below `folder`, by path relative to it."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+def hashes_below(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """sha256 of every file below `folder`, by path relative to it; those in `known` are not read again."""
+    known = known or {}
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {name: known.get(name) or sha256_of(folder / name) for name in names}
 
 
 def mismatches(folder: Path, expected: Mapping[str, str]) -> list[str]:
-    """What is wrong with `folder` against the sha256 of each of its files: one line for each missing or altered file."""
+    """One line for each file in `folder` that is missing or does not have the sha256 expected of it."""
     problems = []
     for name, sha256 in sorted(expected.items()):
         path = folder / name

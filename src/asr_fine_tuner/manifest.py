@@ -11,7 +11,7 @@ from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.files import canonical_json, mismatches, sha256_of_json
 
 MANIFEST_NAME = "manifest.json"
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 
 class _Record(BaseModel):

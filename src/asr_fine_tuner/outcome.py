@@ -24,11 +24,8 @@ class JobResult(Protocol):
     def as_json(self) -> Mapping[str, object]: ...
 
 
-def run_job(job: str, kind: type[P], load: Callable[[], Callable[[P], JobResult]], argv: Sequence[str]) -> int:
-    """Parse, run and report one job; returns its exit code.
-
-    load: imports the job's function, so that `--help` and a wrong flag answer without the heavy libraries.
-    """
+def run_job(job: str, kind: type[P], run: Callable[[P], JobResult], argv: Sequence[str]) -> int:
+    """Parse the parameters, run the job and report how it ended; returns the exit code."""
     outcome: Mapping[str, object]
     # The libraries print to stdout here and there; the last line of stdout has to be ours.
     with contextlib.redirect_stdout(sys.stderr):
@@ -38,7 +35,7 @@ def run_job(job: str, kind: type[P], load: Callable[[], Callable[[P], JobResult]
                 # Help is for people: it goes where they expect it.
                 with contextlib.redirect_stdout(sys.__stdout__ or sys.stderr):
                     parameters = read_parameters(kind, f"python -m jobs.{job}", argv)
-                outcome = {"status": "done", **load()(parameters).as_json()}
+                outcome = {"status": "done", **run(parameters).as_json()}
             code = ExitCode.DONE
         except JobError as error:
             logger.error("%s stopped: %s", job, error)

@@ -62,7 +62,9 @@ class PreprocessParameters(JobParameters):
     dataset_name: str = _parameter("dataset on the Hub (google/fleurs), or a local folder or .zip")
     language_code: str = _parameter("language of the subset to take, as a code or a config name (it, it_it)")
     audio_column: str | None = _parameter("column that holds the audio; found by its type when not given", default=None)
-    text_column: str | None = _parameter("column that holds the transcript; found by its name when not given", default=None)
+    text_column: str | None = _parameter(
+        "column that holds the transcript; found by its name when not given", default=None
+    )
     train_split: str | None = _parameter("source split to train on; found by its name; a+b joins two", default=None)
     validation_split: str | None = _parameter(
         "source split to select checkpoints on; when there is none, speakers are held out of train", default=None
@@ -132,7 +134,9 @@ class TrainParameters(JobParameters):
     early_stopping_patience: PositiveInt | None = _parameter(
         "stop after this many evaluations without a better one; never when not given", "evaluations", None
     )
-    precision: Precision = _parameter("arithmetic of training; auto: bf16 or fp16 on a GPU, fp32 on a CPU", default="auto")
+    precision: Precision = _parameter(
+        "arithmetic of training; auto: bf16 or fp16 on a GPU, fp32 on a CPU", default="auto"
+    )
     gradient_checkpointing: Switch = _parameter(
         "recompute activations to save memory (20-33 % slower); auto: when the GPU would not hold them", default="auto"
     )

@@ -41,9 +41,7 @@ class _LogBar:
         now = time.monotonic()
         if now - self._last_line >= SECONDS_BETWEEN_LINES or self._done >= self._total:
             self._last_line = now
-            logger.info(
-                "%s: %d of %d %s, %.0f s", self._what, self._done, self._total, self._unit, now - self._began
-            )
+            logger.info("%s: %d of %d %s, %.0f s", self._what, self._done, self._total, self._unit, now - self._began)
 
 
 @contextlib.contextmanager

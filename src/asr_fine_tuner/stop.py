@@ -6,11 +6,13 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing.synchronize import Event
 from types import FrameType
 
 from asr_fine_tuner.errors import InterruptedJob
 
 _requested: list[str] = []
+_shared: list[Event] = []
 
 
 @contextlib.contextmanager
@@ -30,19 +32,25 @@ def stop_on_signals() -> Iterator[None]:
         _requested.clear()
 
 
-def _note(number: int, frame: FrameType | None) -> None:
+def _note(number: int, _frame: FrameType | None) -> None:
     if _requested and number == signal.SIGINT:
         raise KeyboardInterrupt
     _requested.append(signal.Signals(number).name)
 
 
+def share_stop(event: Event) -> None:
+    """In a worker process: a stop is asked for when the parent sets `event`."""
+    _shared[:] = [event]
+
+
 def stop_requested() -> bool:
-    return bool(_requested)
+    return bool(_requested) or any(event.is_set() for event in _shared)
 
 
 def raise_if_stopped(kept: str) -> None:
     """Raise InterruptedJob when a stop was asked for; `kept` tells what the next run continues from."""
-    if _requested:
+    if stop_requested():
+        signal_name = _requested[0] if _requested else "a stop"
         raise InterruptedJob(
-            given=f"{_requested[0]} received; {kept}", expected="to run to the end", action="run the same command again"
+            given=f"{signal_name} received; {kept}", expected="to run to the end", action="run the same command again"
         )

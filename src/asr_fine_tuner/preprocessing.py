@@ -1,0 +1,307 @@
+"""The preprocess job: dataset -> examples -> clips with features and labels -> artifact."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from asr_fine_tuner import hub
+from asr_fine_tuner.artifact import SPLITS, write_dataset_metadata
+from asr_fine_tuner.dataset import DatasetPlan, resolve_dataset
+from asr_fine_tuner.encoding import EncoderSettings, model_format
+from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.files import exclusive, hashes_below, mismatches, sync_folder, write_atomically
+from asr_fine_tuner.languages import Language, resolve_language
+from asr_fine_tuner.locations import ArtifactHome, public_name
+from asr_fine_tuner.manifest import (
+    MANIFEST_NAME,
+    DatasetOrigin,
+    Encoding,
+    Manifest,
+    ModelFormat,
+    SplitSummary,
+    describe_differences,
+    identity_of,
+    read_manifest,
+)
+from asr_fine_tuner.parameters import PreprocessParameters, default_artifact_name
+from asr_fine_tuner.progress import progress_bar
+from asr_fine_tuner.shards import (
+    Rejection,
+    ShardFile,
+    ShardTask,
+    WorkingFolder,
+    encode_shards,
+    finished_record,
+    usable_cores,
+)
+from asr_fine_tuner.summary import show_artifact
+
+logger = logging.getLogger(__name__)
+
+REJECTED_NAME = "rejected.jsonl"
+_RECORDED_VERSIONS = ("asr-fine-tuner", "datasets", "librosa", "numpy", "soundfile", "soxr", "torch", "transformers")
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessResult:
+    """What the preprocess job made.
+
+    artifact: its folder. sha256: hash of its manifest. reused: it was there already, made from the same input.
+    bytes_fetched: bytes of the dataset that came over the network in this run; 0 when all came from the cache.
+    """
+
+    artifact: Path
+    artifact_name: str
+    sha256: str
+    reused: bool
+    splits: Mapping[str, SplitSummary]
+    rejected: Mapping[str, int]
+    bytes_fetched: int
+    artifact_bytes: int
+
+    def as_json(self) -> dict[str, object]:
+        splits = {split: summary.model_dump() for split, summary in self.splits.items()}
+        return {**asdict(self), "artifact": str(self.artifact), "splits": splits, "rejected": dict(self.rejected)}
+
+
+def preprocess(parameters: PreprocessParameters) -> PreprocessResult:
+    """Turn a speech dataset into the artifact that `train` reads.
+
+    The artifact is a folder in the Hugging Face cache (or wherever HF_HOME points) that `datasets.load_from_disk`
+    opens: splits train, validation and test with one row per clip, `features` log-mel float16 `[n_frames, n_mels]`
+    (100 frames per second, real frames only), `labels` int32 `[n_labels]`, `seconds`, `text`, `id`, `speaker`; beside
+    them `manifest.json` and `rejected.jsonl`.
+
+    With more than one worker this starts processes that import the caller's main module: call it under
+    `if __name__ == "__main__":`, or set num_workers to 1.
+
+    Raises:
+        PermanentError: the dataset, language, model or clips do not fit; says what was given and what to do.
+        TransientError: the Hub cannot be reached, or another job is writing the same artifact.
+        InterruptedJob: SIGTERM or SIGINT; finished shards are kept and the next call continues.
+    """
+    language = resolve_language(parameters.language_code, parameters.language)
+    model_folder, model_revision = hub.download_model(parameters.model_id, parameters.model_revision, weights=False)
+    model = model_format(public_name(parameters.model_id), model_revision, model_folder)
+    dataset = resolve_dataset(
+        parameters.dataset_name,
+        language_code=parameters.language_code,
+        language=language,
+        revision=parameters.dataset_revision,
+        audio_column=parameters.audio_column,
+        text_column=parameters.text_column,
+        train_split=parameters.train_split,
+        validation_split=parameters.validation_split,
+        test_split=parameters.test_split,
+    )
+    plan = dataset.plan(
+        max_train_samples=parameters.max_train_samples,
+        max_eval_samples=parameters.max_eval_samples,
+        seed=parameters.seed,
+    )
+    for warning in plan.warnings:
+        logger.warning(warning)
+    origin = DatasetOrigin(
+        id=public_name(parameters.dataset_name),
+        config=dataset.config,
+        revision=plan.revision,
+        licence=dataset.licence,
+        splits=dict(plan.sources),
+    )
+    encoding = _encoding(parameters, language, model)
+    settings = EncoderSettings(
+        model_folder=model_folder,
+        language_code=language.code,
+        task=parameters.task,
+        min_duration=encoding.min_duration,
+        max_duration=encoding.max_duration,
+        max_labels=model.max_labels,
+    )
+    name = parameters.artifact_name or default_artifact_name(
+        parameters.model_id, parameters.dataset_name, parameters.language_code, parameters.task
+    )
+    home = ArtifactHome.of(name)
+    with exclusive(home.lock, what=f"artifact {name}"):
+        existing = _finished(home.artifact)
+        if existing and existing.identity == identity_of(model, origin, encoding):
+            logger.info("artifact %s is there already, made from the same input", name)
+            return _result(name, home.artifact, existing, reused=True, bytes_fetched=0)
+        if existing and not parameters.overwrite:
+            raise _name_is_taken(name, existing, model, origin, encoding)
+        work = _working_folder(home.partial, identity_of(model, origin, encoding))
+        bytes_fetched = _encode(plan, work, settings, parameters.num_workers or usable_cores())
+        manifest = _finish(work, plan, parameters.max_rejected_fraction, model, origin, encoding)
+        _move_into_place(work, home.artifact)
+    result = _result(name, home.artifact, manifest, reused=False, bytes_fetched=bytes_fetched)
+    show_artifact(home.artifact, manifest, result.artifact_bytes, bytes_fetched)
+    return result
+
+
+def _encoding(parameters: PreprocessParameters, language: Language, model: ModelFormat) -> Encoding:
+    max_duration = parameters.max_duration or model.window_seconds
+    if max_duration > model.window_seconds:
+        raise PermanentError(
+            given=f"--max_duration {max_duration:g} s",
+            expected=f"at most {model.window_seconds:g} s, the window of {model.model_id}",
+            action="leave --max_duration out, or split longer recordings into segments with their transcripts",
+        )
+    if parameters.min_duration >= max_duration:
+        raise PermanentError(
+            given=f"--min_duration {parameters.min_duration:g} s",
+            expected=f"less than the longest clip, {max_duration:g} s",
+            action="lower --min_duration",
+        )
+    return Encoding(
+        language_code=language.code,
+        language=language.name,
+        task=parameters.task,
+        audio_column=parameters.audio_column,
+        text_column=parameters.text_column,
+        max_train_samples=parameters.max_train_samples,
+        max_eval_samples=parameters.max_eval_samples,
+        min_duration=parameters.min_duration,
+        max_duration=max_duration,
+        seed=parameters.seed,
+    )
+
+
+def _finished(artifact: Path) -> Manifest | None:
+    """The manifest of a finished and undamaged artifact; a damaged one counts as none and is replaced."""
+    if not (artifact / MANIFEST_NAME).is_file():
+        return None
+    manifest = read_manifest(artifact)
+    if problems := mismatches(artifact, manifest.files):
+        logger.warning("artifact %s is damaged (%s) and is made anew", artifact.name, "; ".join(problems))
+        return None
+    return manifest
+
+
+def _name_is_taken(
+    name: str, existing: Manifest, model: ModelFormat, origin: DatasetOrigin, encoding: Encoding
+) -> PermanentError:
+    pairs = ((model, existing.model), (origin, existing.dataset), (encoding, existing.encoding))
+    differences = [line for given, found in pairs for line in describe_differences(given, found)]
+    return PermanentError(
+        given=f"artifact name {name!r}, taken by a different artifact (asked for, found): {'; '.join(differences)}",
+        expected="a free name, or the parameters that artifact was made with",
+        action="give another --artifact_name, or --overwrite to replace it",
+    )
+
+
+def _working_folder(partial: Path, identity: str) -> WorkingFolder:
+    """The folder in which this request's artifact grows; what another request left there is removed."""
+    work = WorkingFolder(partial)
+    if work.identity() == identity:
+        logger.info("continuing the unfinished artifact in %s", partial)
+        return work
+    if partial.exists():
+        shutil.rmtree(partial)
+    work.create(identity)
+    return work
+
+
+def _encode(plan: DatasetPlan, work: WorkingFolder, settings: EncoderSettings, num_workers: int) -> int:
+    """Encode the shards that are not there yet; returns the bytes fetched."""
+    tasks = [ShardTask(index, shard, work, settings) for index, shard in enumerate(plan.shards)]
+    with progress_bar("preprocess", sum(plan.n_examples.values()), "clips") as bar:
+        pending = []
+        for task in tasks:
+            if record := finished_record(task):
+                bar.advance(record.n_examples)
+            else:
+                pending.append(task)
+        if len(pending) < len(tasks):
+            logger.info("%d of %d shards are finished already", len(tasks) - len(pending), len(tasks))
+        return encode_shards(pending, num_workers, lambda record: bar.advance(record.n_examples))
+
+
+def _finish(
+    work: WorkingFolder,
+    plan: DatasetPlan,
+    max_rejected_fraction: float,
+    model: ModelFormat,
+    origin: DatasetOrigin,
+    encoding: Encoding,
+) -> Manifest:
+    """Check rejections, then write what ties the shards together, the manifest last.
+
+    Raises:
+        PermanentError: too much was rejected, or a split is left without clips.
+    """
+    records = [work.record(index) for index in range(len(plan.shards))]
+    rejected = [rejection for record in records for rejection in record.rejected]
+    lines = (json.dumps(rejection.model_dump(), ensure_ascii=False) + "\n" for rejection in rejected)
+    write_atomically(work.artifact / REJECTED_NAME, "".join(lines))
+    _refuse_too_many(rejected, plan, max_rejected_fraction, work.artifact / REJECTED_NAME)
+    files = {split: [record.files[split] for record in records if split in record.files] for split in SPLITS}
+    splits = {split: _summarised(of_split) for split, of_split in files.items()}
+    for split, summary in splits.items():
+        if summary.clips == 0:
+            raise PermanentError(
+                given=f"no clip in the {split} split ({plan.sources.get(split, 'no source')})",
+                expected="at least one clip in each of train, validation and test",
+                action="raise the caps, or look at why clips were rejected in rejected.jsonl",
+            )
+    names = {split: [file.name for file in of_split] for split, of_split in files.items()}
+    write_dataset_metadata(work.artifact, names, model.n_mels, identity_of(model, origin, encoding))
+    known = {f"{split}/{file.name}": file.sha256 for split, of_split in files.items() for file in of_split}
+    manifest = Manifest(
+        model=model,
+        dataset=origin,
+        encoding=encoding,
+        splits=splits,
+        rejected=dict(sorted(Counter(rejection.reason for rejection in rejected).items())),
+        versions={package: importlib.metadata.version(package) for package in _RECORDED_VERSIONS},
+        files=hashes_below(work.artifact, known),
+    )
+    write_atomically(work.artifact / MANIFEST_NAME, manifest.to_json())
+    return manifest
+
+
+def _summarised(files: Sequence[ShardFile]) -> SplitSummary:
+    return SplitSummary(
+        clips=sum(file.clips for file in files),
+        hours=round(sum(file.seconds for file in files) / 3600, 6),
+        longest_labels=max((file.longest_labels for file in files), default=0),
+    )
+
+
+def _refuse_too_many(rejected: Sequence[Rejection], plan: DatasetPlan, at_most: float, listed: Path) -> None:
+    total = sum(plan.n_examples.values())
+    if len(rejected) <= at_most * total:
+        return
+    reasons = Counter(rejection.reason for rejection in rejected).most_common()
+    counted = ", ".join(f"{reason} {count}" for reason, count in reasons)
+    raise PermanentError(
+        given=f"{len(rejected)} of {total} clips are rejected: {counted}; first {rejected[0].id}: {rejected[0].detail}",
+        expected=f"at most {at_most:.0%} (--max_rejected_fraction {at_most:g})",
+        action=f"read {listed} and mend the data, or allow more; encoded clips are kept for that",
+    )
+
+
+def _move_into_place(work: WorkingFolder, artifact: Path) -> None:
+    if artifact.exists():
+        shutil.rmtree(artifact)
+    work.artifact.replace(artifact)
+    sync_folder(artifact.parent)
+    shutil.rmtree(work.folder)
+
+
+def _result(name: str, artifact: Path, manifest: Manifest, *, reused: bool, bytes_fetched: int) -> PreprocessResult:
+    return PreprocessResult(
+        artifact=artifact,
+        artifact_name=name,
+        sha256=manifest.sha256,
+        reused=reused,
+        splits=manifest.splits,
+        rejected=manifest.rejected,
+        bytes_fetched=bytes_fetched,
+        artifact_bytes=sum(path.stat().st_size for path in artifact.rglob("*") if path.is_file()),
+    )
