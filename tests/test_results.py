@@ -8,50 +8,17 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from sample_results import some_results
 
 from asr_fine_tuner.errors import PermanentError
-from asr_fine_tuner.metrics import score
 from asr_fine_tuner.results import (
     Source,
-    SplitData,
     SplitScores,
-    TrainingResults,
     read_results,
     relative_change,
     results_table,
     write_results,
 )
-
-REFERENCES = ["Buongiorno, a tutti!", "L'ora è tarda."]
-
-
-def some_results() -> TrainingResults:
-    base = score(REFERENCES, ["buon giorno tutti", "lora tarda"], language_code="it")
-    tuned = score(REFERENCES, ["Buongiorno a tutti!", "L'ora e tarda."], language_code="it")
-    return TrainingResults(
-        model_name="whisper-small-it",
-        model=Source("openai/whisper-small", True, "973afd24965f72e36ca33b3055d56a652f456b4d"),
-        dataset=Source("google/fleurs", True, "70bb2e84b976b7e960aa89f1c648e09c59f894dd", "it_it"),
-        artifact_sha256="5e" * 32,
-        language_code="it",
-        language="italian",
-        language_token="it",
-        multilingual=True,
-        task="transcribe",
-        steps=500,
-        best_step=400,
-        epochs=2.63,
-        train_runtime=1234.5,
-        data={
-            "train": SplitData(3030, 9.0412, "train"),
-            "validation": SplitData(391, 1.01, "validation"),
-            "test": SplitData(865, 2.79, "test"),
-        },
-        splits={"validation": SplitScores(base, tuned), "test": SplitScores(base, tuned)},
-        rejected={"too_long": 3, "empty_text": 1},
-        hyperparameters={"learning_rate": 1e-5, "train_batch_size": 16, "precision": "bf16", "freeze_encoder": False},
-        versions={"transformers": "5.23.0", "torch": "2.13.0"},
-    )
 
 
 def test_results_come_back_from_their_file(tmp_path: Path) -> None:

@@ -1,0 +1,275 @@
+"""The model card: what the published model is, how to use it, what it was made of, and how well it does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asr_fine_tuner.files import write_atomically
+from asr_fine_tuner.metrics import METRICS
+from asr_fine_tuner.results import METRIC_NAMES, Source, TrainingResults, percent, relative_change
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
+
+CARD_NAME = "README.md"
+
+_ISO_CODE = {"jw": "jv"}
+"""Where Whisper's code is not ISO 639's, which is what the Hub files models under."""
+
+_PUBLISHED_METRICS = {"wer": "wer", "wer_whisper": "wer", "cer": "cer"}
+"""The rates of the model index -> the Hub's names of metrics."""
+
+
+def write_model_card(
+    folder: Path,
+    results: TrainingResults,
+    *,
+    repo_id: str | None = None,
+    licence: str | None = None,
+    curves: str | None = None,
+) -> Path:
+    """Write `README.md` into a model's folder and return its path.
+
+    Only what `results` holds is told, so neither paths nor names of this machine or of its user.
+
+    repo_id: where the model will be published; the model's name when not given.
+    licence: the base model's, as the Hub writes it (`apache-2.0`); the tuned model is under the same.
+    curves: file name of the picture of training curves in `folder`.
+    """
+    from huggingface_hub import ModelCard
+
+    metadata = card_metadata(results, licence=licence)
+    body = _body(results, repo_id or results.model_name, curves)
+    # Reading the card back validates it: the model index is parsed into results again.
+    card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")
+    path = folder / CARD_NAME
+    write_atomically(path, str(card))
+    return path
+
+
+def card_metadata(results: TrainingResults, *, licence: str | None = None) -> ModelCardData:
+    """What the Hub files the model under; only what others can load is named as base model or dataset."""
+    from huggingface_hub import ModelCardData
+
+    return ModelCardData(
+        language=_iso_language(results),
+        license=licence,
+        library_name="transformers",
+        pipeline_tag="automatic-speech-recognition",
+        tags=["automatic-speech-recognition", "whisper", "hf-asr-leaderboard", "asr-fine-tuner"],
+        base_model=results.model.id if results.model.on_hub else None,
+        base_model_relation="finetune" if results.model.on_hub else None,
+        datasets=[results.dataset.id] if results.dataset.on_hub else None,
+        metrics=["wer", "cer"],
+        model_name=results.model_name,
+        eval_results=_model_index(results),
+    )
+
+
+def _model_index(results: TrainingResults) -> list[EvalResult]:
+    """Of the test split, which selected nothing; of validation where there is no test split."""
+    from huggingface_hub import EvalResult
+
+    split = "test" if "test" in results.splits else "validation"
+    rates = results.splits[split].tuned.rates()
+    dataset = results.dataset
+    return [
+        EvalResult(
+            task_type="automatic-speech-recognition",
+            task_name="Automatic Speech Recognition",
+            dataset_type=dataset.id if dataset.on_hub else re.sub(r"[^\w.-]+", "-", dataset.id),
+            dataset_name=dataset.id,
+            dataset_config=dataset.config,
+            dataset_split=results.data[split].source_split,
+            dataset_revision=dataset.revision if dataset.on_hub else None,
+            dataset_args={"language": results.language_code},
+            metric_type=kind,
+            metric_name=METRIC_NAMES[metric],
+            metric_value=round(100 * rates[metric], 2),
+        )
+        for metric, kind in _PUBLISHED_METRICS.items()
+        if metric in rates
+    ]
+
+
+def _iso_language(results: TrainingResults) -> str:
+    code = re.split(r"[-_]", results.language_code.lower())[0]
+    code = code if re.fullmatch(r"[a-z]{2,3}", code) else results.language_token
+    return _ISO_CODE.get(code, code)
+
+
+def _body(results: TrainingResults, repo_id: str, curves: str | None) -> str:
+    sections = [
+        f"# {results.model_name}",
+        _introduction(results),
+        "## Results",
+        _results(results),
+        "## How to use it",
+        _usage(results, repo_id),
+        "## Training data",
+        _training_data(results),
+        "## Training",
+        _training(results, curves),
+        "## How the error rates are measured",
+        _measurement(results),
+        "## Limits",
+        _limits(results),
+        "## Versions",
+        ", ".join(f"{name} {version}" for name, version in results.versions.items()),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _introduction(results: TrainingResults) -> str:
+    whispers = results.language.capitalize()
+    stands_in = _iso_language(results) != _ISO_CODE.get(results.language_token, results.language_token)
+    spoken = f"`{results.language_code}`" if stands_in else whispers
+    told = f"It transcribes speech in {spoken}."
+    if results.task == "translate":
+        told = f"It translates speech in {spoken} into English."
+    if stands_in:
+        told += f" Whisper has no token for that language, so the model is told {whispers} instead."
+    base = results.model.id
+    if results.model.on_hub:
+        base = f"[{base}](https://huggingface.co/{base})"
+    return f"{base}, fine-tuned on {_link(results.dataset)}. {told}{_headline(results)}"
+
+
+def _link(dataset: Source) -> str:
+    config = f" (`{dataset.config}`)" if dataset.config else ""
+    if dataset.on_hub:
+        return f"[{dataset.id}](https://huggingface.co/datasets/{dataset.id}){config}"
+    return f"{dataset.id}{config}, a dataset that is not on the Hub"
+
+
+def _headline(results: TrainingResults) -> str:
+    metric = results.leading_metric
+    scores = results.splits.get("test")
+    if scores is None or metric not in scores.tuned.rates():
+        return ""
+    base = scores.base.rates().get(metric) if scores.base else None
+    against = "" if base is None else f", that of the base model {percent(base)}"
+    return f" On the test split its normalised {metric.upper()} is {percent(scores.tuned.rates()[metric])}{against}."
+
+
+def _results(results: TrainingResults) -> str:
+    tables = []
+    for split, scores in sorted(results.splits.items()):
+        base = scores.base.rates() if scores.base else {}
+        tuned = scores.tuned.rates()
+        role = "which selected the checkpoint" if split == "validation" else "which nothing was selected on"
+        tables += [
+            f"**{split.capitalize()}**, {role} ({scores.tuned.clips:,} clips, {results.data[split].hours:.2f} h):",
+            _table(
+                ("", "base", "this model", "change"),
+                (
+                    (
+                        METRIC_NAMES[metric],
+                        percent(base.get(metric)),
+                        percent(tuned.get(metric)),
+                        relative_change(base.get(metric), tuned.get(metric)),
+                    )
+                    for metric in METRICS
+                ),
+                align=("---", "---:", "---:", "---:"),
+            ),
+        ]
+    return "\n\n".join(tables)
+
+
+def _usage(results: TrainingResults, repo_id: str) -> str:
+    options = ""
+    if results.multilingual:
+        options = f', generate_kwargs={{"language": "{results.language}", "task": "{results.task}"}}'
+    return f"""```python
+from transformers import pipeline
+
+recognise = pipeline("automatic-speech-recognition", model="{repo_id}")
+print(recognise("speech.wav"{options})["text"])
+```
+
+Give `chunk_length_s=30` to `pipeline` for recordings longer than 30 s. Files are decoded by ffmpeg."""
+
+
+def _training_data(results: TrainingResults) -> str:
+    rows = [(name, data.source_split, f"{data.clips:,}", f"{data.hours:.2f}") for name, data in results.data.items()]
+    table = _table(("split", "taken from", "clips", "hours"), rows, align=("---", "---", "---:", "---:"))
+    revision = f" at revision `{results.dataset.revision}`" if results.dataset.revision else ""
+    if results.rejected:
+        reasons = ", ".join(
+            f"{reason.replace('_', ' ')} {clips:,}" for reason, clips in sorted(results.rejected.items())
+        )
+        rejected = f" Left out: {sum(results.rejected.values()):,} clips ({reasons})."
+    else:
+        rejected = " No clip was left out."
+    return f"{_link(results.dataset)}{revision}.{rejected}\n\n{table}"
+
+
+def _training(results: TrainingResults, curves: str | None) -> str:
+    base = f"`{results.model.id}`" + (f" at revision `{results.model.revision}`" if results.model.revision else "")
+    told = (
+        f"Started from {base}. {results.steps:,} optimizer steps ({results.epochs:.2f} epochs) in "
+        f"{_duration(results.train_runtime)}; the weights are those of step {results.best_step:,}, "
+        f"the best on validation by {METRIC_NAMES[results.leading_metric]}."
+    )
+    rows = [(f"`{name}`", _shown(value)) for name, value in results.hyperparameters.items()]
+    picture = f"![Loss, error rates and learning rate over training steps]({curves})" if curves else ""
+    return "\n\n".join(part for part in (told, picture, _table(("hyperparameter", "value"), rows)) if part)
+
+
+def _measurement(results: TrainingResults) -> str:
+    spaces = "; spaces are not counted, for the language does not write them between words"
+    return "\n".join(
+        (
+            "Errors are substitutions, insertions and deletions, summed over all clips of a split and divided by the "
+            "words (WER) or Unicode characters (CER) of all references, with "
+            "[jiwer](https://github.com/jitsi/jiwer). A rate can exceed 100 %.",
+            "",
+            "- **Normalised**: NFKC, lower case, punctuation and symbols replaced by spaces. Combining marks stay, "
+            f"for many scripts write vowels with them{spaces if results.leading_metric == 'cer' else ''}.",
+            "- **As written**: with casing and punctuation.",
+            "- **Whisper's normalisation**: with the normaliser of the "
+            "[Whisper paper](https://arxiv.org/abs/2212.04356), comparable to published figures of Whisper models. "
+            "It takes words with combining marks apart.",
+            "",
+            "The text is the most likely token at each step (greedy search), without timestamps. The base model was "
+            "measured in the same way on the same clips.",
+        )
+    )
+
+
+def _limits(results: TrainingResults) -> str:
+    limits = [
+        f"Measured on {results.dataset.id} only: expect more errors with other accents, microphones, noise and "
+        "subjects.",
+        "Trained on single clips without timestamps: on long recordings, in timestamps and in other languages it may "
+        "do worse than the base model.",
+        "Like every Whisper model it can write fluent text where there is silence, noise or music.",
+    ]
+    if results.task == "translate":
+        limits.append("WER and CER say less about translations than about transcripts.")
+    return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], align: Sequence[str] = ()) -> str:
+    lines = [header, align or ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _shown(value: str | float | bool | None) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
