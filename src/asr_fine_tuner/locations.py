@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from asr_fine_tuner.parameters import REPO_ID
+
 LIBRARY = "asr-fine-tuner"
 
 
@@ -35,7 +37,11 @@ class ArtifactHome:
         return self.folder / "lock"
 
 
+def is_on_hub(name_or_path: str) -> bool:
+    """Whether a name is read from the Hub: what exists here under it is what is read, as in `from_pretrained`."""
+    return bool(REPO_ID.fullmatch(name_or_path)) and not Path(name_or_path).exists()
+
+
 def public_name(name_or_path: str) -> str:
     """A Hub id as it is; of a local path only the last part, so that no path of this machine is published."""
-    path = Path(name_or_path).expanduser()
-    return path.resolve().name.removesuffix(".zip") if path.exists() else name_or_path
+    return name_or_path if is_on_hub(name_or_path) else Path(name_or_path).expanduser().resolve().name

@@ -37,9 +37,15 @@ class ModelFormat(_Record):
 
 
 class DatasetOrigin(_Record):
-    """Where the clips come from; `splits` tells for each of our splits which source split it was made of."""
+    """Where the clips come from.
+
+    id: on the Hub; of a local folder or archive its name only. on_hub: whether others can load `id`.
+    revision: the commit; of local data a hash of what was read.
+    splits: for each of our splits the source split it was made of.
+    """
 
     id: str
+    on_hub: bool
     config: str
     revision: str
     licence: str | None
@@ -53,11 +59,19 @@ class SplitSummary(_Record):
 
 
 class Encoding(_Record):
-    """The parameters that decide what the artifact holds."""
+    """The parameters that decide what the artifact holds.
+
+    language_code: as it was given, which can name a language that Whisper lacks.
+    language, language_token: Whisper's name and code of the language that the labels begin with.
+    dataset_revision: as it was given; the commit it stood for is the dataset's `revision`.
+    Durations are in seconds.
+    """
 
     language_code: str
     language: str
+    language_token: str
     task: Literal["transcribe", "translate"]
+    dataset_revision: str | None
     audio_column: str | None
     text_column: str | None
     max_train_samples: int | None

@@ -18,7 +18,7 @@ from asr_fine_tuner.encoding import EncoderSettings, model_format
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.files import exclusive, hashes_below, mismatches, sync_folder, write_atomically
 from asr_fine_tuner.languages import Language, resolve_language
-from asr_fine_tuner.locations import ArtifactHome, public_name
+from asr_fine_tuner.locations import ArtifactHome, is_on_hub, public_name
 from asr_fine_tuner.manifest import (
     MANIFEST_NAME,
     DatasetOrigin,
@@ -110,6 +110,7 @@ def preprocess(parameters: PreprocessParameters) -> PreprocessResult:
         logger.warning(warning)
     origin = DatasetOrigin(
         id=public_name(parameters.dataset_name),
+        on_hub=is_on_hub(parameters.dataset_name),
         config=dataset.config,
         revision=plan.revision,
         licence=dataset.licence,
@@ -159,9 +160,11 @@ def _encoding(parameters: PreprocessParameters, language: Language, model: Model
             action="lower --min_duration",
         )
     return Encoding(
-        language_code=language.code,
+        language_code=parameters.language_code,
         language=language.name,
+        language_token=language.code,
         task=parameters.task,
+        dataset_revision=parameters.dataset_revision,
         audio_column=parameters.audio_column,
         text_column=parameters.text_column,
         max_train_samples=parameters.max_train_samples,

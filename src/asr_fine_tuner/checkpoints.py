@@ -1,0 +1,70 @@
+"""Checkpoints that are complete or absent: staged, made durable, sealed with a hash of every file, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from asr_fine_tuner.files import canonical_json, hashes_below, mismatches, sync_folder, sync_tree, write_atomically
+
+logger = logging.getLogger(__name__)
+
+SEAL_NAME = "complete.json"
+
+
+@contextlib.contextmanager
+def sealed(folder: Path) -> Iterator[Path]:
+    """Yields a staging folder that becomes `folder` when the block ends without an error."""
+    staging = folder.with_name(f".{folder.name}.tmp")
+    if staging.exists():
+        shutil.rmtree(staging)
+    staging.mkdir(parents=True)
+    yield staging
+    sync_tree(staging)
+    write_atomically(staging / SEAL_NAME, canonical_json(hashes_below(staging)))
+    if folder.exists():
+        shutil.rmtree(folder)
+    staging.replace(folder)
+    sync_folder(folder.parent)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether `folder` was sealed and its files are as they were then; says in the log what is wrong."""
+    try:
+        hashes = json.loads((folder / SEAL_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        logger.warning("%s is incomplete and left aside: it was never sealed", folder)
+        return False
+    if problems := mismatches(folder, hashes):
+        logger.warning("%s is damaged and left aside: %s", folder, "; ".join(problems))
+        return False
+    return True
+
+
+def checkpoint_folder(output_dir: Path, step: int) -> Path:
+    return output_dir / f"checkpoint-{step}"
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
+
+
+def checkpoints_in(output_dir: Path, prefix: str = "checkpoint") -> list[Path]:
+    """`PREFIX-STEP` folders, the newest step first; complete or not."""
+    found = (path for path in output_dir.glob(f"{prefix}-*") if re.fullmatch(rf"{prefix}-\d+", path.name))
+    return sorted(found, key=step_of, reverse=True)
+
+
+def newest_complete(output_dir: Path) -> Path | None:
+    return next((folder for folder in checkpoints_in(output_dir) if is_complete(folder)), None)
+
+
+def remove_older(output_dir: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints."""
+    for folder in checkpoints_in(output_dir)[keep:]:
+        shutil.rmtree(folder)

@@ -1,0 +1,98 @@
+"""The output folder of a train job: what run it belongs to, and where each thing lies in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr_fine_tuner.checkpoints import checkpoints_in, is_complete, newest_complete, step_of
+from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.evaluation import Evaluation
+from asr_fine_tuner.files import canonical_json, sha256_of_json, write_atomically
+
+Identity = Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Checkpoints, evaluations and the finished model of one run."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """The finished model, complete or absent."""
+        return self.folder / "model"
+
+    @property
+    def trained(self) -> Path:
+        """The trainer's state when the last step was done."""
+        return self.folder / "trained.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
+
+    def is_finished(self) -> bool:
+        return self.model.is_dir() and is_complete(self.model)
+
+    def claim(self, identity: Identity, *, resume: bool) -> None:
+        """Make this the folder of the run `identity`, or check that it is.
+
+        Raises:
+            PermanentError: it holds another run, or `resume` is off and it holds one at all.
+        """
+        path = self.folder / "run.json"
+        if not path.is_file():
+            if checkpoints_in(self.folder):
+                raise self._taken("checkpoints of an unknown run")
+            write_atomically(path, canonical_json(dict(identity)))
+            return
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differences = [
+            f"{name} {found.get(name)!r} rather than {identity.get(name)!r}"
+            for name in sorted({*found, *identity})
+            if found.get(name) != identity.get(name)
+        ]
+        if differences:
+            raise self._taken(f"a run with {', '.join(differences)}")
+        if not resume:
+            raise self._taken("this run already, and --resume is false")
+
+    def checkpoint(self) -> Path | None:
+        """The newest complete checkpoint.
+
+        Raises:
+            PermanentError: there are checkpoints and none of them is complete.
+        """
+        newest = newest_complete(self.folder)
+        if newest is None and (found := checkpoints_in(self.folder)):
+            raise PermanentError(
+                given=f"{self.folder}: none of {len(found)} checkpoints is complete, up to step {step_of(found[0])}",
+                expected="a checkpoint whose files are as they were written",
+                action="move them away to start anew, or restore one from a copy",
+            )
+        return newest
+
+    def remembered(self, name: str, assess: Callable[[], Evaluation]) -> Evaluation:
+        """The evaluation kept under `name`, or else that of `assess`, which is kept."""
+        path = self.folder / "evaluations" / f"{name}.json"
+        if path.is_file():
+            return Evaluation.read(path)
+        evaluation = assess()
+        evaluation.write(path)
+        return evaluation
+
+    def _taken(self, held: str) -> PermanentError:
+        return PermanentError(
+            given=f"--output_dir {self.folder}, which holds {held}",
+            expected="an empty folder, or the same run to continue",
+            action="give another --output_dir, or the parameters of that run to continue it",
+        )
+
+
+def run_id(identity: Identity, folder: Path) -> str:
+    """An id that the same job in the same folder has again, so that a continued job continues its tracked run."""
+    return sha256_of_json([dict(identity), str(folder.resolve())])[:16]

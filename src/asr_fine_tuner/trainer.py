@@ -1,0 +1,299 @@
+"""The trainer: Whisper's loss, evaluation by transcription, complete checkpoints, the best weights, stopping safely."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_model
+from transformers import (
+    PrinterCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    WhisperForConditionalGeneration,
+)
+
+from asr_fine_tuner.artifact import ArtifactSplit
+from asr_fine_tuner.batches import IGNORED_LABEL, Batch, ClipDataset, Collator
+from asr_fine_tuner.checkpoints import checkpoint_folder, checkpoints_in, is_complete, remove_older, sealed, step_of
+from asr_fine_tuner.errors import InterruptedJob, PermanentError
+from asr_fine_tuner.evaluation import Evaluation, generation_limit
+from asr_fine_tuner.labels import LabelEncoder
+from asr_fine_tuner.metrics import error_rate_metric
+from asr_fine_tuner.progress import progress_bar
+from asr_fine_tuner.stop import raise_if_stopped, stop_requested
+
+logger = logging.getLogger(__name__)
+
+KEPT_CHECKPOINTS = 2
+_EVALUATION_NAME = "evaluation.json"
+_LOADS_WEIGHTS = "model.safetensors"
+
+
+def token_loss(
+    outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Cross entropy summed over the labels of a micro batch, over the labels of the whole effective batch.
+
+    Whisper's own loss is a mean over the micro batch, and its forward takes any keyword, so that the trainer believes
+    the loss to be scaled for gradient accumulation when it is not: gradients would grow with grad_accum_steps.
+    """
+    logits = outputs["logits"]
+    total = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+    )
+    return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED_LABEL).sum())
+
+
+def train_seconds(state: TrainerState) -> float:
+    """Seconds spent in training steps up to the last log, over all the sessions of a resumed run."""
+    return next((entry["train_seconds"] for entry in reversed(state.log_history) if "train_seconds" in entry), 0.0)
+
+
+class WhisperTrainer(Seq2SeqTrainer):
+    """Seq2SeqTrainer over the artifact.
+
+    It keeps `checkpoint-STEP` folders to resume from, and a `best-STEP` folder with the weights that had the lowest
+    leading metric on the validation split.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: WhisperForConditionalGeneration,
+        args: Seq2SeqTrainingArguments,
+        train_clips: ArtifactSplit,
+        validation_clips: ArtifactSplit,
+        labels: LabelEncoder,
+        text_language: str,
+        leading_metric: str,
+        early_stopping_patience: int | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        """text_language: Whisper's code of the language of the transcripts (English for translations)."""
+        config = model.config
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=ClipDataset(train_clips),
+            eval_dataset=ClipDataset(validation_clips, longest_first=True),
+            data_collator=Collator(
+                # The encoder's second convolution halves the frame rate.
+                window_frames=2 * config.max_source_positions,
+                decoder_start_token_id=config.decoder_start_token_id,
+                pad_token_id=config.pad_token_id,
+                mask_padding=bool(config.apply_spec_augment),
+            ),
+            compute_loss_func=token_loss,
+            callbacks=[_StopOnRequest(), *(callbacks or [])],
+        )
+        self.remove_callback(PrinterCallback)
+        # Else `num_items_in_batch` would travel into the model's forward, which has no use for it.
+        self.model_accepts_loss_kwargs = False
+        self.leading_metric = leading_metric
+        self.last_evaluation: Evaluation | None = None
+        self._labels = labels
+        self._text_language = text_language
+        self._patience = early_stopping_patience
+        self._saving_to: Path | None = None
+        self._audio_seconds = 0.0
+        self._last_log_time: float | None = None
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.args.output_dir)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        self._last_log_time = self._last_log_time or time.monotonic()
+        self._audio_seconds += float(inputs.pop("seconds").sum())
+        inputs.pop("clip_index")
+        loss = cast("torch.Tensor", super().training_step(model, inputs, num_items_in_batch))
+        self._refuse_non_finite("loss", loss)
+        return loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: float | torch.Tensor | None = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # fp16 skips steps whose gradient overflowed and lowers its loss scale; that is no failure.
+        if norm is not None and not self.args.fp16:
+            self._refuse_non_finite("gradient norm", norm)
+        return norm
+
+    def _refuse_non_finite(self, what: str, value: float | torch.Tensor) -> None:
+        if not math.isfinite(float(value)):
+            raise PermanentError(
+                given=f"{what} {float(value)} at step {self.state.global_step + 1}",
+                expected="a finite value; the step was not taken and the last checkpoint is untouched",
+                action="lower --learning_rate or raise --warmup_steps, and look at the data with the longest labels",
+            )
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        # Features travel to the device in float16, half the bytes; the model takes its own type or autocasts.
+        prepared["input_features"] = prepared["input_features"].to(self.model.dtype)
+        return prepared
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._last_log_time is not None:
+            now = time.monotonic()
+            elapsed = now - self._last_log_time
+            logs["audio_seconds_per_second"] = self._audio_seconds / elapsed
+            logs["train_seconds"] = train_seconds(self.state) + elapsed
+            self._audio_seconds, self._last_log_time = 0.0, now
+        super().log(logs, start_time)
+
+    def assess(self, clips: ClipDataset, what: str) -> Evaluation:
+        """Transcribe and score every clip.
+
+        Raises:
+            InterruptedJob: SIGTERM or SIGINT, seen after each batch.
+        """
+        began = time.monotonic()
+        metric = error_rate_metric(
+            language_code=self._text_language,
+            scratch=self.run_dir / "scratch",
+            english_spelling=self._labels.tokenizer.english_spelling_normalizer,
+        )
+        prompt = len(self._labels.tokenizer.prefix_tokens)
+        limit = generation_limit(
+            clips.longest_labels - prompt,
+            self.args.generation_max_length,
+            self.model.config.max_target_positions,
+            prompt,
+        )
+        predictions = [""] * len(clips)
+        loss, n_labels = 0.0, 0
+        loader = self.get_eval_dataloader(clips)
+        self.model.eval()
+        with progress_bar(what, len(clips), "clips") as bar:
+            for batch in loader:
+                indices = batch["clip_index"].tolist()
+                batch_loss, transcripts = self._transcribe(batch, limit)
+                loss += batch_loss
+                n_labels += int((batch["labels"] != IGNORED_LABEL).sum())
+                for index, transcript in zip(indices, transcripts, strict=True):
+                    predictions[index] = transcript
+                metric.add_batch(predictions=transcripts, references=[clips.clips.texts[index] for index in indices])
+                bar.advance(len(indices))
+                raise_if_stopped("the evaluation was left")
+        self._last_log_time = None
+        return Evaluation(metric.compute(), loss / n_labels, predictions, limit, time.monotonic() - began)
+
+    @torch.no_grad()
+    def _transcribe(self, batch: Batch, max_new_tokens: int) -> tuple[float, list[str]]:
+        """Summed cross entropy of the labels, and the transcripts.
+
+        The encoder runs once for both, and one autocast context spans the whole, so that the weights are cast once
+        and not at every decoding step.
+        """
+        inputs = self._prepare_inputs(dict(batch))
+        with self.compute_loss_context_manager():
+            encoded = self.model.get_encoder()(inputs["input_features"])
+            outputs = self.model(encoder_outputs=encoded, decoder_input_ids=inputs["decoder_input_ids"])
+            loss = token_loss(outputs, inputs["labels"], 1)
+            tokens = self.model.generate(encoder_outputs=encoded, max_new_tokens=max_new_tokens)
+        return float(loss), [self._labels.decode(row) for row in tokens.tolist()]
+
+    def evaluate(
+        self,
+        eval_dataset: ClipDataset | None = None,
+        ignore_keys: list[str] | None = None,  # noqa: ARG002 - the trainer's own signature
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Score the validation split; keeps the weights when they are the best so far."""
+        evaluation = self.assess(eval_dataset or self.eval_dataset, f"evaluate at step {self.state.global_step}")
+        self.last_evaluation = evaluation
+        metrics = evaluation.metrics(metric_key_prefix)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._keep_if_best(evaluation)
+        if self._patience and self._evaluations_since_best() >= self._patience:
+            logger.info("no better evaluation in %d: training stops early", self._patience)
+            self.control.should_training_stop = True
+        return metrics
+
+    def evaluation_is_missing(self, state: TrainerState) -> bool:
+        """Whether the evaluation that was due at the step of `state` was interrupted."""
+        due = state.global_step % self.args.eval_steps == 0 or state.global_step >= self.args.max_steps
+        return due and not any(
+            entry["step"] == state.global_step and "eval_loss" in entry for entry in state.log_history
+        )
+
+    def _evaluations_since_best(self) -> int:
+        name = f"eval_{self.leading_metric}"
+        values = [entry[name] for entry in self.state.log_history if name in entry]
+        return len(values) - 1 - values.index(min(values))
+
+    def _keep_if_best(self, evaluation: Evaluation) -> None:
+        best = self.best()
+        if best is not None and self._leading(best[1]) <= self._leading(evaluation):
+            return
+        with sealed(self.run_dir / f"best-{self.state.global_step}") as staging:
+            self.model.save_pretrained(staging)
+            evaluation.write(staging / _EVALUATION_NAME)
+        if best is not None and best[0].name != f"best-{self.state.global_step}":
+            shutil.rmtree(best[0])
+
+    def _leading(self, evaluation: Evaluation) -> float:
+        return float(getattr(evaluation.scores, self.leading_metric).rate)
+
+    def best(self) -> tuple[Path, Evaluation] | None:
+        """The folder with the best weights so far, and how they did on validation."""
+        complete = [folder for folder in checkpoints_in(self.run_dir, "best") if is_complete(folder)]
+        assessed = [(folder, Evaluation.read(folder / _EVALUATION_NAME)) for folder in complete]
+        return min(assessed, key=lambda pair: (self._leading(pair[1]), step_of(pair[0])), default=None)
+
+    def load_weights(self, folder: Path) -> None:
+        load_model(self.model, folder / _LOADS_WEIGHTS, device=str(self.args.device))
+
+    def _get_output_dir(self, trial: object) -> str:
+        return str(self._saving_to) if self._saving_to else str(super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
+        """Write the trainer's own checkpoint to a staging folder; it appears under its name when it is whole."""
+        target = checkpoint_folder(self.run_dir, self.state.global_step)
+        with sealed(target) as staging:
+            self._saving_to = staging.with_name(f"{staging.name}.parent")
+            try:
+                super()._save_checkpoint(model, trial)
+                (self._saving_to / target.name).replace(staging)
+            finally:
+                shutil.rmtree(self._saving_to, ignore_errors=True)
+                self._saving_to = None
+        remove_older(self.run_dir, KEPT_CHECKPOINTS)
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: torch.Tensor, grad_norm: Any, model: torch.nn.Module, *rest: Any, **more: Any
+    ) -> None:
+        try:
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, *rest, **more)
+        except InterruptedJob:
+            self._save_checkpoint(model, trial=None)
+            raise
+
+
+class _StopOnRequest(TrainerCallback):
+    """SIGTERM or SIGINT: save a checkpoint after the step in progress and leave the loop; no evaluation first."""
+
+    def on_step_end(
+        self,
+        args: Seq2SeqTrainingArguments,  # noqa: ARG002
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,
+        **_: Any,
+    ) -> TrainerControl:
+        if stop_requested():
+            control.should_save = True
+            control.should_evaluate = False
+            control.should_training_stop = True
+        return control

@@ -1,0 +1,193 @@
+"""The train job: artifact -> batches -> trainer -> metrics -> published model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from asr_fine_tuner import hub
+from asr_fine_tuner.encoding import model_format
+from asr_fine_tuner.errors import ExitCode, JobError
+from asr_fine_tuner.files import exclusive
+from asr_fine_tuner.fine_tuning import FineTuning
+from asr_fine_tuner.locations import public_name
+from asr_fine_tuner.model_card import write_model_card
+from asr_fine_tuner.model_folder import CURVES_NAME, RESULTS_NAME, published_files
+from asr_fine_tuner.parameters import TrainParameters, default_model_name
+from asr_fine_tuner.results import TrainingResults, read_results, results_table
+from asr_fine_tuner.run_folder import Identity, RunFolder, run_id
+from asr_fine_tuner.tracking import start_tracking
+from asr_fine_tuner.training_input import TrainingInput, check_fits, open_artifact
+
+logger = logging.getLogger(__name__)
+
+# The parameters that decide what the weights become: a run continues only with the same ones.
+_DECIDE_THE_WEIGHTS = (
+    "max_steps",
+    "learning_rate",
+    "lr_scheduler",
+    "warmup_steps",
+    "train_batch_size",
+    "grad_accum_steps",
+    "eval_steps",
+    "max_sequence_length",
+    "max_train_samples",
+    "max_eval_samples",
+    "early_stopping_patience",
+    "precision",
+    "freeze_encoder",
+    "spec_augment",
+    "seed",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What the train job made.
+
+    model_dir: the finished model. repo_id, url: where it was published; None when it was not asked for.
+    metrics: `SPLIT_base_METRIC` and `SPLIT_tuned_METRIC` as fractions, such as `test_tuned_wer`.
+    trained: False when an earlier run had finished training and this one only published.
+    """
+
+    model_dir: Path
+    model_name: str
+    repo_id: str | None
+    url: str | None
+    tracking_url: str | None
+    trained: bool
+    steps: int
+    best_step: int
+    clips: Mapping[str, int]
+    hours: Mapping[str, float]
+    metrics: Mapping[str, float]
+
+    def as_json(self) -> dict[str, object]:
+        return {**asdict(self), "model_dir": str(self.model_dir)}
+
+
+def train(parameters: TrainParameters) -> TrainResult:
+    """Fine-tune Whisper on an artifact of `preprocess`, evaluate it against the base model, save it, publish it.
+
+    Runs for `max_steps` optimizer steps, evaluates on validation every `eval_steps`, keeps the weights with the lowest
+    normalised WER (CER for languages written without spaces), and scores base and best on the test split at the end.
+    `model_dir` holds safetensors, configuration, tokenizer and processor, `results.json`, `predictions.jsonl`,
+    `training_curves.png` and the model card. Called again with the same parameters it continues from the newest
+    complete checkpoint, and once finished only publishes.
+
+    Raises:
+        PermanentError: artifact, model and parameters do not fit, HF_TOKEN may not write, or the loss is not finite.
+        TransientError: the Hub cannot be reached, or another job works in the same folder.
+        InterruptedJob: SIGTERM or SIGINT; a checkpoint is saved and nothing is published.
+    """
+    source = open_artifact(parameters)
+    encoding = source.manifest.encoding
+    model = hub.download_model(parameters.model_id, parameters.model_revision, weights=False)
+    made_of = model_format(public_name(parameters.model_id), model.revision, model.folder)
+    check_fits(source.manifest, made_of)
+    model_name = parameters.model_name or default_model_name(parameters.model_id, encoding.language_code)
+    repo_id = hub.check_write_access(model_name, private=parameters.private) if parameters.publish else None
+
+    run = RunFolder(Path(parameters.output_dir or Path("outputs", model_name)))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    identity: Identity = {
+        "artifact": source.manifest.sha256,
+        "model_id": made_of.model_id,
+        "model_revision": made_of.revision,
+        **parameters.model_dump(include=set(_DECIDE_THE_WEIGHTS)),
+    }
+    with exclusive(run.lock, what=f"output folder {run.folder}"):
+        run.claim(identity, resume=parameters.resume)
+        tracking_url = None
+        trained = not run.is_finished()
+        if trained:
+            tracking_url = _fine_tune(run, source, parameters, model_name, run_id(identity, run.folder))
+        else:
+            logger.info("the model in %s is finished already", run.model)
+        results = read_results(run.model / RESULTS_NAME)
+        _write_card(run, results, repo_id or model_name)
+        Console(stderr=True).print(results_table(results))
+        published = _publish(run, source, parameters, repo_id)
+    return TrainResult(
+        model_dir=run.model,
+        model_name=model_name,
+        repo_id=repo_id,
+        url=published.url if published else None,
+        tracking_url=tracking_url,
+        trained=trained,
+        steps=results.steps,
+        best_step=results.best_step,
+        clips={split: data.clips for split, data in results.data.items()},
+        hours={split: round(data.hours, 6) for split, data in results.data.items()},
+        metrics=_flat_metrics(results),
+    )
+
+
+def _fine_tune(
+    run: RunFolder, source: TrainingInput, parameters: TrainParameters, model_name: str, tracked_as: str
+) -> str | None:
+    """Train, and write the finished model; returns where the run can be seen."""
+    manifest = source.manifest
+    weights = hub.download_model(parameters.model_id, parameters.model_revision, weights=True)
+    tracker = start_tracking(
+        run_id=tracked_as,
+        name=model_name,
+        parameters=parameters.model_dump(),
+        dataset_summary={
+            "dataset": manifest.dataset.model_dump(),
+            "splits": {split: summary.model_dump() for split, summary in manifest.splits.items()},
+            "rejected": manifest.rejected,
+            "artifact": manifest.sha256,
+        },
+        directory=run.folder,
+    )
+    code = ExitCode.BUG
+    summary: dict[str, float | int | str | None] = {}
+    try:
+        fine_tuning = FineTuning(run, source, weights.folder, parameters, tracker)
+        fine_tuning.train()
+        results = fine_tuning.finish(model_name)
+        summary = {**_flat_metrics(results), "best_step": results.best_step}
+        code = ExitCode.DONE
+    except JobError as error:
+        code = error.exit_code
+        raise
+    finally:
+        tracker.finish(summary, int(code))
+    return tracker.url
+
+
+def _write_card(run: RunFolder, results: TrainingResults, repo_id: str) -> None:
+    # Outside the sealed files: the repository's name is known only when the model is published.
+    curves = CURVES_NAME if (run.model / CURVES_NAME).is_file() else None
+    write_model_card(run.model, results, repo_id=repo_id, licence=None, curves=curves)
+
+
+def _publish(
+    run: RunFolder, source: TrainingInput, parameters: TrainParameters, repo_id: str | None
+) -> hub.UploadedModel | None:
+    if repo_id is None:
+        logger.info(
+            "the model is in %s; to publish it, set HF_TOKEN and run the same command again with --publish true "
+            "(it will not train again)",
+            run.model,
+        )
+        return None
+    files = published_files(run.model, with_transcripts=source.manifest.dataset.on_hub or parameters.private)
+    uploaded = hub.upload_model(run.model, repo_id, files)
+    logger.info("published: %s", uploaded.url)
+    return uploaded
+
+
+def _flat_metrics(results: TrainingResults) -> dict[str, float]:
+    return {
+        f"{split}_{which}_{metric}": rate
+        for split, scores in results.splits.items()
+        for which, scored in (("base", scores.base), ("tuned", scores.tuned))
+        if scored is not None
+        for metric, rate in scored.rates().items()
+    }

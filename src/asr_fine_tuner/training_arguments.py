@@ -1,0 +1,114 @@
+"""Parameters of the train job -> arguments of the trainer; what `auto` becomes on this device."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import Seq2SeqTrainingArguments, WhisperForConditionalGeneration
+
+from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.parameters import TrainParameters
+
+logger = logging.getLogger(__name__)
+
+# Bytes of activations that one layer keeps for one position, per unit of hidden size, in 16 bit; the attention matrix
+# is not kept by scaled dot product attention. Korthikanti et al. 2022, arXiv 2205.05198, equation 1.
+_ACTIVATION_BYTES = 34
+# float32 weights, gradients and Adam's two moments.
+_STATE_BYTES_PER_PARAMETER = 16
+_LONGEST_TYPICAL_LABELS = 128
+_USABLE_FRACTION = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlan:
+    """How training runs on this device.
+
+    precision: `bf16`, `fp16` or `fp32`. gradient_checkpointing: recompute activations instead of keeping them.
+    """
+
+    device: str
+    precision: str
+    gradient_checkpointing: bool
+
+
+def plan_device(parameters: TrainParameters, model: WhisperForConditionalGeneration) -> DevicePlan:
+    """Choose precision and gradient checkpointing where they are `auto`.
+
+    Raises:
+        PermanentError: the device cannot compute in the precision asked for.
+    """
+    cuda = torch.cuda.is_available()
+    native_bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    precision = parameters.precision
+    if precision == "auto":
+        precision = ("bf16" if native_bf16 else "fp16") if cuda else "fp32"
+    if (precision == "fp16" and not cuda) or (precision == "bf16" and cuda and not native_bf16):
+        raise PermanentError(
+            given=f"--precision {precision} on {_device_name()}",
+            expected="fp16 only on a GPU, bf16 on a CPU or a GPU that computes in it (Ampere or newer)",
+            action="leave --precision at auto",
+        )
+    checkpointing = parameters.gradient_checkpointing == "on"
+    if parameters.gradient_checkpointing == "auto" and cuda:
+        free, _ = torch.cuda.mem_get_info()
+        needed = training_bytes(model, parameters.train_batch_size, precision)
+        checkpointing = needed > _USABLE_FRACTION * free
+        if checkpointing:
+            logger.info("gradient checkpointing is on: about %.1f GB needed, %.1f GB free", needed / 1e9, free / 1e9)
+    return DevicePlan(_device_name(), precision, checkpointing)
+
+
+def training_bytes(model: WhisperForConditionalGeneration, micro_batch: int, precision: str) -> float:
+    """Estimated bytes of weights, gradients, optimizer state and activations of one micro batch."""
+    config = model.config
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    frozen = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad)
+    encoder_trains = any(weight.requires_grad for weight in model.get_encoder().parameters())
+    encoder = config.encoder_layers * config.max_source_positions if encoder_trains else 0
+    decoder = config.decoder_layers * _LONGEST_TYPICAL_LABELS
+    width = 1 if precision != "fp32" else 2
+    activations = _ACTIVATION_BYTES * width * config.d_model * micro_batch * (encoder + decoder)
+    # Logits in float32, their softmax and their gradient.
+    logits = 3 * 4 * config.vocab_size * _LONGEST_TYPICAL_LABELS * micro_batch
+    return float(trainable * _STATE_BYTES_PER_PARAMETER + frozen * 4 + activations + logits)
+
+
+def training_arguments(parameters: TrainParameters, output_dir: Path, plan: DevicePlan) -> Seq2SeqTrainingArguments:
+    """Arguments of the trainer. Tokens never enter them: checkpoints keep a copy."""
+    return Seq2SeqTrainingArguments(
+        output_dir=str(output_dir),
+        max_steps=parameters.max_steps,
+        learning_rate=parameters.learning_rate,
+        lr_scheduler_type=parameters.lr_scheduler,
+        warmup_steps=parameters.warmup_steps,
+        per_device_train_batch_size=parameters.train_batch_size,
+        per_device_eval_batch_size=parameters.eval_batch_size,
+        gradient_accumulation_steps=parameters.grad_accum_steps,
+        activation_checkpointing=plan.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if plan.gradient_checkpointing else None,
+        bf16=plan.precision == "bf16",
+        fp16=plan.precision == "fp16",
+        eval_strategy="steps",
+        eval_steps=parameters.eval_steps,
+        logging_strategy="steps",
+        logging_steps=parameters.logging_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=parameters.save_steps,
+        predict_with_generate=True,
+        generation_max_length=parameters.max_sequence_length,
+        seed=parameters.seed,
+        data_seed=parameters.seed,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+        push_to_hub=False,
+    )
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "a machine without a GPU"
