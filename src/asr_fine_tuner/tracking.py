@@ -1,0 +1,226 @@
+"""Weights & Biases: a run that follows the job, and never stops it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from asr_fine_tuner.errors import ExitCode
+
+if TYPE_CHECKING:
+    import wandb
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PROJECT = "asr-fine-tuner"
+
+_LOGIN_SECONDS = 10.0
+_INIT_SECONDS = 20.0
+_FINISH_SECONDS = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
+_STEP = "step"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplePrediction:
+    """One row of the table of sample predictions. base: what the untouched model heard. wer: of the prediction."""
+
+    id: str
+    reference: str
+    base: str | None
+    prediction: str
+    wer: float | None
+
+
+class Tracker(Protocol):
+    """Where a run's numbers go. No method raises: what cannot be tracked is said once in the log."""
+
+    @property
+    def url(self) -> str | None:
+        """Where people see the run; None where nobody can yet."""
+        ...
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record metrics (`train/loss`, `eval/wer`, ...) after an optimizer step; a continued run may repeat steps."""
+        ...
+
+    def log_predictions(self, step: int, rows: Iterable[SamplePrediction]) -> None: ...
+
+    def finish(self, summary: Mapping[str, float | int | str | None], exit_code: int) -> None:
+        """Record the final result and the job's exit code, and wait a bounded time until it is delivered."""
+        ...
+
+
+def start_tracking(
+    *,
+    run_id: str,
+    name: str,
+    parameters: Mapping[str, object],
+    dataset_summary: Mapping[str, object],
+    directory: Path,
+) -> Tracker:
+    """Start or continue the run `run_id`: online when `WANDB_API_KEY` is set, offline when `WANDB_MODE` says so.
+
+    Only the parameters and the summary given here are recorded, with loss curves and the use of the hardware: no
+    source code, no command line, no host or user name, no console output. `WANDB_RUN_ID`, `WANDB_NAME`,
+    `WANDB_PROJECT` and `WANDB_DIR` win over what is given. When the server cannot be reached within half a minute the
+    run is kept offline, in a folder below `directory` that `wandb sync` uploads.
+    """
+    mode = _mode(os.environ)
+    if mode is None:
+        return _NoTracker()
+    folder = Path(os.environ.get("WANDB_DIR", directory))
+    _set_defaults(folder)
+    import wandb
+
+    def begin(mode: str) -> wandb.Run:
+        folder.mkdir(parents=True, exist_ok=True)
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT", DEFAULT_PROJECT),
+            id=os.environ.get("WANDB_RUN_ID", run_id),
+            name=os.environ.get("WANDB_NAME", name),
+            config={**parameters, "dataset": dict(dataset_summary)},
+            dir=str(folder),
+            mode="offline" if mode == "offline" else "online",
+            resume="allow",
+            allow_val_change=True,
+            settings=wandb.Settings(
+                login_timeout=_LOGIN_SECONDS,
+                init_timeout=_INIT_SECONDS,
+                finish_timeout=_FINISH_SECONDS,
+                console="off",
+                disable_git=True,
+                host="",
+                label_disable=True,
+                save_code=False,
+                silent=True,
+                x_disable_meta=True,
+                x_save_requirements=False,
+            ),
+        )
+
+    try:
+        return _WandbTracker(begin(mode))
+    except Exception as error:  # noqa: BLE001 - whatever keeps W&B from starting, the training can go on
+        logger.warning("W&B cannot be used %s: %s", mode, error)
+        if mode == "offline":
+            return _NoTracker()
+    try:
+        # The failed attempt still holds the run's id in W&B's service process.
+        wandb.teardown()
+        tracker = _WandbTracker(begin("offline"))
+    except Exception as error:  # noqa: BLE001 - as above
+        logger.warning("W&B cannot be used offline either: %s", error)
+        return _NoTracker()
+    return tracker
+
+
+def trainer_metrics(logs: Mapping[str, Any]) -> dict[str, float]:
+    """What a transformers trainer logs, named for the tracker: `loss` -> `train/loss`, `eval_wer` -> `eval/wer`.
+
+    The totals that it logs at the very end (`train_loss`, the mean, `train_runtime`) are left to the summary.
+    """
+    named = {}
+    for name, value in logs.items():
+        split, _, metric = name.partition("_")
+        if isinstance(value, (int, float)) and split != "train":
+            named[f"{split}/{metric}" if split in ("eval", "test") else f"train/{name}"] = float(value)
+    return named
+
+
+def _mode(environment: Mapping[str, str]) -> str | None:
+    wanted = environment.get("WANDB_MODE", "").lower()
+    if wanted in ("offline", "dryrun"):
+        return "offline"
+    if wanted == "disabled":
+        return None
+    if environment.get("WANDB_API_KEY"):
+        return "online"
+    if wanted:
+        logger.warning("WANDB_MODE=%s needs WANDB_API_KEY, which is not set: nothing is tracked", wanted)
+    return None
+
+
+def _set_defaults(folder: Path) -> None:
+    """What the client takes from the environment only, where nothing was chosen."""
+    # Reports of W&B's own crashes go to W&B with stack frames of this process.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # Tables are staged there until they are uploaded: beside the run that refers to them, not in a home folder that a
+    # container may not have.
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb" / "data"))
+    os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "wandb" / "cache"))
+
+
+class _NoTracker:
+    @property
+    def url(self) -> str | None:
+        return None
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        pass
+
+    def log_predictions(self, step: int, rows: Iterable[SamplePrediction]) -> None:
+        pass
+
+    def finish(self, summary: Mapping[str, float | int | str | None], exit_code: int) -> None:
+        pass
+
+
+class _WandbTracker:
+    def __init__(self, run: wandb.Run) -> None:
+        self._run = run
+        self._working = True
+        # Not W&B's own step, which only rises: a continued run goes back to its checkpoint and repeats some steps.
+        run.define_metric(_STEP, hidden=True)
+        run.define_metric("*", step_metric=_STEP)
+        if self._offline:
+            logger.info("W&B keeps this run offline; upload it with: wandb sync %s", self._folder)
+        else:
+            logger.info("W&B shows this run at %s", run.url)
+
+    @property
+    def url(self) -> str | None:
+        return None if self._offline else self._run.url
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._attempt(lambda: self._run.log({**metrics, _STEP: step}))
+
+    def log_predictions(self, step: int, rows: Iterable[SamplePrediction]) -> None:
+        def record() -> None:
+            import wandb
+
+            columns: list[str | int] = [field.name for field in fields(SamplePrediction)]
+            table = wandb.Table(columns=columns, data=[list(astuple(row)) for row in rows])
+            self._run.log({"predictions": table, _STEP: step})
+
+        self._attempt(record)
+
+    def finish(self, summary: Mapping[str, float | int | str | None], exit_code: int) -> None:
+        self._attempt(lambda: self._run.summary.update(dict(summary)))
+        if exit_code == ExitCode.INTERRUPTED:
+            self._attempt(self._run.mark_preempting)
+        self._attempt(lambda: self._run.finish(exit_code=exit_code))
+
+    @property
+    def _offline(self) -> bool:
+        return self._run.settings.mode == "offline"
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self._run.dir).parent
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        if not self._working:
+            return
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - whatever happens to W&B, the training goes on
+            self._working = False
+            logger.warning(
+                "W&B failed, so nothing more is tracked (%s); what was is in %s, upload it with wandb sync",
+                error,
+                self._folder,
+            )
