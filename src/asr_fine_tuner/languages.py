@@ -87,7 +87,7 @@ def resolve_language(language_code: str, language: str | None) -> Language:
         given=f"--language_code {language_code!r}, which names no language known here",
         expected="a language code or name (it, it_it, Italian), or a config name together with --language",
         action=_nearest(language_code, names)
-        or "correct the code, or say with --language which language to train as (the closest one where Whisper lacks it)",
+        or "correct the code, or say with --language which language to train as (the closest where Whisper lacks it)",
     )
 
 

@@ -1,0 +1,484 @@
+"""The Hugging Face Hub: the only module that talks to it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
+
+from asr_fine_tuner import stop
+from asr_fine_tuner.errors import PermanentError, TransientError
+from asr_fine_tuner.files import sha256_of
+from asr_fine_tuner.filetree import LocalFolder, StoredFile
+from asr_fine_tuner.hub_errors import translate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import tenacity
+    from huggingface_hub import HfApi, RepoFile
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CONVERTED_BRANCH = "refs/convert/parquet"  # where the Hub keeps a parquet conversion of datasets that it can read
+
+# Everything of a Whisper checkpoint but its weights. An allow-list, so that no pickle and no code is ever fetched.
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "normalizer.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+
+_PATIENCE_VARIABLE = "HUB_PATIENCE_SECONDS"
+_PATIENCE = 600.0  # seconds
+_READ_AHEAD = 1 << 16  # bytes: about half a short clip, several requests' worth of a footer
+
+
+class ModelFiles(NamedTuple):
+    """A checkpoint on this machine.
+
+    folder: holds the files of the allow-list.
+    revision: the commit; for a local folder `sha256:` and a hash over its configuration and tokenizer, which is what
+        features and labels depend on.
+    """
+
+    folder: Path
+    revision: str
+
+
+@dataclass(frozen=True)
+class HubTree:
+    """The files of a dataset repository at one commit."""
+
+    repo_id: str
+    commit: str
+
+    @property
+    def label(self) -> str:
+        return f"the dataset {self.repo_id}"
+
+    def listing(self) -> Mapping[str, StoredFile]:
+        return _list_dataset(self.repo_id, self.commit)
+
+    def open_part(self, file: StoredFile) -> IO[bytes]:
+        """Random access by range requests, or to the cached file where there is one."""
+        cached = self._cached(file)
+        if cached is not None:
+            return cached.open("rb")
+        return _RangeReader(self, file)  # type: ignore[return-value]
+
+    def open_whole(self, file: StoredFile) -> IO[bytes]:
+        return _download_dataset_file(self.repo_id, self.commit, file.name).open("rb")
+
+    def revision(self, names: Iterable[str]) -> str:  # noqa: ARG002  a commit pins every file
+        return self.commit
+
+    def _cached(self, file: StoredFile) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(self.repo_id, file.name, revision=self.commit, repo_type="dataset")
+        return Path(path) if isinstance(path, str) else None
+
+
+def bytes_fetched() -> int:
+    """Bytes of files that this process has received from the Hub so far; what came from the cache is not counted."""
+    return _traffic.received
+
+
+def open_dataset(repo_id: str, revision: str | None) -> HubTree:
+    """The files of a dataset at a branch, tag or commit, pinned to the commit it is now.
+
+    Raises PermanentError where it is missing, private or gated, TransientError while the Hub cannot be reached.
+    """
+    tree = HubTree(repo_id, _resolve(repo_id, "dataset", revision))
+    tree.listing()
+    return tree
+
+
+def open_converted_dataset(repo_id: str) -> HubTree | None:
+    """The Hub's own parquet conversion of a dataset; None where it has none."""
+    commit = _resolve_converted(repo_id)
+    return HubTree(repo_id, commit) if commit is not None else None
+
+
+def download_model(model_id: str, revision: str | None, *, weights: bool) -> ModelFiles:
+    """A checkpoint's configuration and tokenizer, and with `weights` its safetensors, from the Hub or a local folder.
+
+    Raises PermanentError where it is missing or has weights only as pickles, TransientError while the Hub cannot be
+    reached.
+    """
+    local = Path(model_id)
+    if local.is_dir():
+        folder, names = local, {path.name for path in local.iterdir() if path.is_file()}
+        revision = LocalFolder(local.absolute()).revision(names & set(MODEL_FILES))
+    else:
+        revision = _resolve(model_id, "model", revision)
+        folder = _download_snapshot(model_id, "model", revision, (*MODEL_FILES, *(WEIGHT_FILES if weights else ())))
+        names = set(_cached_tree(model_id, "model", revision) or (path.name for path in folder.iterdir()))
+    if "config.json" not in names:
+        raise PermanentError(
+            given=f"the model {model_id} has no config.json",
+            expected="a Whisper checkpoint in the format of transformers",
+            action="check --model_id; openai/whisper-small is one",
+        )
+    if weights and not {"model.safetensors", "model.safetensors.index.json"} & names:
+        pickled = ", only pickled ones, which can run code when they are read" if "pytorch_model.bin" in names else ""
+        raise PermanentError(
+            given=f"the model {model_id} has no weights in model.safetensors{pickled}",
+            expected="weights in the safetensors format",
+            action="convert it at https://huggingface.co/spaces/safetensors/convert and give the pull request this "
+            "opens as --model_revision refs/pr/N, or use another checkpoint",
+        )
+    return ModelFiles(folder, revision)
+
+
+def check_write_access(repo_id: str, *, private: bool) -> str:
+    """Make sure that HF_TOKEN may publish to a model repository, which is created where it does not exist.
+
+    repo_id: `namespace/name`, or a name in the namespace of the token's account. Returns the full id.
+    Raises PermanentError where the token is missing, refused or may not write, or where an existing repository is
+    public and `private` was asked for; TransientError while the Hub cannot be reached.
+    """
+    if not os.environ.get("HF_TOKEN"):
+        raise PermanentError(
+            given="publishing was asked for, and HF_TOKEN is not set",
+            expected="a token that may write",
+            action="make one at https://huggingface.co/settings/tokens and set HF_TOKEN, or leave out --publish",
+        )
+    account = _read_account("HF_TOKEN")
+    if account.role == "read":
+        raise PermanentError(
+            given=f"HF_TOKEN of {account.name} may only read",
+            expected="a token that may write",
+            action="make one with the role write at https://huggingface.co/settings/tokens",
+        )
+    full_id = repo_id if "/" in repo_id else f"{account.name}/{repo_id}"
+    namespace = full_id.partition("/")[0]
+    if namespace not in account.namespaces:
+        raise PermanentError(
+            given=f"--model_name {repo_id}: HF_TOKEN belongs to {account.name}, who is not in {namespace}",
+            expected=f"one of the namespaces {', '.join(account.namespaces)}",
+            action="correct --model_name, or use a token of a member",
+        )
+    if not _create_repository(full_id, private) and private:
+        raise PermanentError(
+            given=f"--private, and the model {full_id} is on the Hub already and public",
+            expected="a private repository, or a new name",
+            action="make it private in its settings, choose another --model_name, or leave out --private",
+        )
+    return full_id
+
+
+class UploadedModel(NamedTuple):
+    """Where a model was published: the page for people, and the commit."""
+
+    url: str
+    commit: str
+
+
+def upload_model(folder: Path, repo_id: str, files: Sequence[str]) -> UploadedModel:
+    """Publish the `files` of `folder`, and nothing else, as one commit; then compare each with what the Hub has.
+
+    Uploading again what is there already makes no second commit.
+    Raises PermanentError where the token may not write, TransientError where the Hub cannot be reached or a file did
+    not arrive as it is here.
+    """
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}")
+    uploaded = _upload(repo_id, folder, files)
+    there = _list_model(repo_id, uploaded.commit)
+    wrong = [name for name in files if name not in there or not _same_content(folder / name, there[name])]
+    if wrong:
+        raise TransientError(
+            given=f"the model {repo_id} on the Hub differs from {folder} in {', '.join(wrong)}",
+            expected="every file as it is here",
+            action="run the same command again; it uploads without training again",
+        )
+    return uploaded
+
+
+def _with_patience(call: Callable[P, T]) -> Callable[P, T]:
+    """Tell what failures mean, and repeat a call that failed for the moment, for ten minutes unless the environment
+    says otherwise. The first argument of the call names the repository in messages."""
+
+    @functools.wraps(call)
+    def patient(*args: P.args, **kwargs: P.kwargs) -> T:
+        import tenacity
+
+        def attempt() -> T:
+            try:
+                return call(*args, **kwargs)
+            except Exception as error:
+                if translated := translate(error, str(args[0]) if args else "the Hub"):
+                    raise translated from error
+                raise
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TransientError),
+            wait=tenacity.wait_exponential_jitter(initial=1, max=60),
+            stop=tenacity.stop_before_delay(float(os.environ.get(_PATIENCE_VARIABLE, _PATIENCE))),
+            sleep=_sleep,
+            before_sleep=_log_retry,
+            reraise=True,
+        )
+        return retrying(attempt)
+
+    return patient
+
+
+def _sleep(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        stop.raise_if_stopped("nothing was lost")
+        time.sleep(min(left, 0.5))
+
+
+def _log_retry(state: tenacity.RetryCallState) -> None:
+    failure = state.outcome.exception() if state.outcome else None
+    given = failure.given if isinstance(failure, TransientError) else failure
+    logger.warning("%s; trying again in %.0f s", given, state.upcoming_sleep)
+
+
+def _client() -> HfApi:
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    disable_progress_bars()  # the jobs show their own; several processes download at once
+    return HfApi(token=os.environ.get("HF_TOKEN") or False, library_name="asr-fine-tuner")
+
+
+@_with_patience
+def _resolve(repo_id: str, repo_type: str, revision: str | None) -> str:
+    return str(_client().resolve_revision(repo_id, repo_type=repo_type, revision=revision).resolved)
+
+
+@_with_patience
+def _resolve_converted(repo_id: str) -> str | None:
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        return str(_client().resolve_revision(repo_id, repo_type="dataset", revision=CONVERTED_BRANCH).resolved)
+    except RevisionNotFoundError:
+        return None
+
+
+@_with_patience
+def _download_snapshot(repo_id: str, repo_type: str, commit: str, patterns: Sequence[str]) -> Path:
+    """Fetch files by pattern; the client keeps the listing of the repository beside them."""
+    return Path(
+        _client().snapshot_download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=list(patterns))
+    )
+
+
+def _cached_tree(repo_id: str, repo_type: str, commit: str) -> dict[str, int] | None:
+    """Name -> bytes of every file of a commit whose listing is in the cache."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        return {file.path: file.size for file in get_cached_repo_tree(repo_id, repo_type=repo_type, revision=commit)}
+    except CachedRepoTreeNotFoundError:
+        return None
+
+
+@functools.lru_cache(maxsize=4)
+def _list_dataset(repo_id: str, commit: str) -> Mapping[str, StoredFile]:
+    files = _cached_tree(repo_id, "dataset", commit)
+    if files is None:
+        _download_snapshot(repo_id, "dataset", commit, ("README.md", ".gitattributes"))
+        files = _cached_tree(repo_id, "dataset", commit)
+    if files is None:
+        raise PermanentError(
+            given=f"the list of files of {repo_id} is not in the cache, and HF_HUB_OFFLINE is set",
+            expected="a dataset that was read before",
+            action="run once without HF_HUB_OFFLINE, or give a local folder",
+        )
+    return {name: StoredFile(name, size) for name, size in sorted(files.items())}
+
+
+@_with_patience
+def _download_dataset_file(repo_id: str, commit: str, name: str) -> Path:
+    path = _client().hf_hub_download(
+        repo_id, name, repo_type="dataset", revision=commit, tqdm_class=_counting_progress()
+    )
+    return Path(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    name: str
+    role: str | None  # read, write or fineGrained; None for tokens that do not say
+    namespaces: tuple[str, ...]
+
+
+@_with_patience
+def _read_account(subject: str) -> _Account:  # noqa: ARG001  for messages
+    answer = _client().whoami()
+    name = answer["name"]
+    role = answer.get("auth", {}).get("accessToken", {}).get("role")
+    return _Account(name, role, (name, *(organisation["name"] for organisation in answer.get("orgs", []))))
+
+
+@_with_patience
+def _create_repository(repo_id: str, private: bool) -> bool:
+    """Create a model repository, or find that it exists, and check that it can be written. Whether it is private."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    client = _client()
+    client.create_repo(repo_id, private=private, exist_ok=True)
+    try:
+        client.auth_check(repo_id, write=True)
+    except HfHubHTTPError as error:
+        if error.response.status_code != 404:  # mirrors of the Hub may not have this endpoint
+            raise
+    return bool(client.model_info(repo_id).private)
+
+
+@_with_patience
+def _upload(repo_id: str, folder: Path, names: Sequence[str]) -> UploadedModel:
+    from huggingface_hub import CommitOperationAdd
+
+    adding = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
+    commit = _client().create_commit(repo_id, adding, commit_message="Upload the fine-tuned model")
+    return UploadedModel(str(commit.repo_url), commit.oid)
+
+
+@_with_patience
+def _list_model(repo_id: str, commit: str) -> dict[str, RepoFile]:
+    from huggingface_hub import RepoFile
+
+    entries = _client().list_repo_tree(repo_id, recursive=True, revision=commit)
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+def _same_content(path: Path, there: RepoFile) -> bool:
+    """Compare by size and by the hash the Hub keeps: sha256 of large files, git's own of small ones."""
+    size = path.stat().st_size
+    if there.size != size:
+        return False
+    if there.lfs is not None:
+        return bool(there.lfs.sha256 == sha256_of(path))
+    blob = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    blob.update(path.read_bytes())
+    return bool(there.blob_id == blob.hexdigest())
+
+
+class _Traffic:
+    """Bytes received by this process, counted from several threads."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._lock = threading.Lock()
+
+    def add(self, n_bytes: int) -> None:
+        with self._lock:
+            self.received += n_bytes
+
+
+_traffic = _Traffic()
+
+
+@functools.cache
+def _counting_progress() -> type:
+    """A progress bar for the client that shows nothing and counts what arrives over the network, over HTTP and Xet."""
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    class CountingProgress(tqdm):
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update_transfer(self, n_bytes: float) -> None:
+            _traffic.add(int(n_bytes))
+
+        def set_transfer_postfix_str(self, *args: object, **kwargs: object) -> None:
+            """The client shows the speed of a transfer here."""
+
+    return CountingProgress
+
+
+class _RangeReader(io.RawIOBase):
+    """Part of a dataset's file over range requests, with a read-ahead so that headers do not cost a request each."""
+
+    def __init__(self, tree: HubTree, file: StoredFile) -> None:
+        self._tree = tree
+        self._file = file
+        self._position = 0
+        self._block, self._block_start = b"", 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        wanted = max(0, min(len(buffer), self._file.size - self._position))
+        ahead = self._position - self._block_start
+        kept = self._block[ahead : ahead + wanted] if ahead >= 0 else b""
+        buffer[: len(kept)] = kept
+        if len(kept) < wanted:
+            start = self._position + len(kept)
+            end = min(self._file.size, start + max(wanted - len(kept), _READ_AHEAD))
+            self._block, self._block_start = self._fetch(start, end), start
+            buffer[len(kept) : wanted] = self._block[: wanted - len(kept)]
+        self._position += wanted
+        return wanted
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        return _fetch_range(self._tree.repo_id, self._tree.commit, self._file.name, start, end)
+
+
+@_with_patience
+def _fetch_range(repo_id: str, commit: str, name: str, start: int, end: int) -> bytes:
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        hf_raise_for_status,
+        http_backoff,
+    )
+
+    response = http_backoff(
+        "GET",
+        hf_hub_url(repo_id, name, repo_type="dataset", revision=commit),
+        headers=build_hf_headers(token=os.environ.get("HF_TOKEN") or False) | {"Range": f"bytes={start}-{end - 1}"},
+        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+    )
+    hf_raise_for_status(response)
+    content: bytes = response.content
+    _traffic.add(len(content))
+    if response.status_code == 200:  # the server does not know ranges
+        content = content[start:end]
+    if len(content) != end - start:
+        raise TransientError(
+            given=f"{repo_id}: {name} ended early",
+            expected=f"bytes {start} to {end}",
+            action="run the same command again",
+        )
+    return content

@@ -1,0 +1,176 @@
+"""Datasets of audio files and tables that name them: AudioFolder, Common Voice's releases, `audio/` beside a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import posixpath
+from typing import TYPE_CHECKING, Any
+
+from asr_fine_tuner.clips import Clip, ClipIndex, Span, check_audio_size
+from asr_fine_tuner.columns import AUDIO_COLUMNS, TEXT_COLUMNS, Columns, choose_column, find_speaker_column
+from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.filetree import relative_name
+from asr_fine_tuner.splits import is_split_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from asr_fine_tuner.filetree import FileTree, StoredFile
+    from asr_fine_tuner.splits import DataFile
+
+TABLE_EXTENSIONS = (".csv", ".tsv", ".json", ".jsonl")
+_MAX_TABLE_BYTES = 1 << 30
+_MAX_FIELD_BYTES = 1 << 20
+_BATCH = 1024  # rows of a parquet table in memory at a time
+# Where the files that a table names may be, from the table's own folder.
+_AUDIO_FOLDERS = ("", "clips", "audio", "wavs")
+
+
+def is_table(name: str) -> bool:
+    """Whether a file is a table by its name."""
+    return name.lower().endswith(TABLE_EXTENSIONS) or is_audiofolder_metadata(name)
+
+
+def is_audiofolder_metadata(name: str) -> bool:
+    """Whether a file is an AudioFolder's metadata: https://huggingface.co/docs/datasets/audio_dataset."""
+    return posixpath.basename(name).lower() in ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+def header(tree: FileTree, file: StoredFile) -> list[str]:
+    """The names of a table's columns; empty for a table without rows, or one that is not of records."""
+    return list(next(_rows(tree, file), {}))
+
+
+def names_audio(columns: Sequence[str], audio_column: str | None, text_column: str | None) -> bool:
+    """Whether a table names audio files and their transcripts, in the columns given or in ones with the usual names."""
+    audio = AUDIO_COLUMNS if audio_column is None else (audio_column,)
+    text = TEXT_COLUMNS if text_column is None else (text_column,)
+    return any(name in columns for name in audio) and any(name in columns for name in text)
+
+
+def split_folders(tree: FileTree, file: StoredFile) -> list[str]:
+    """The split folders (`train`, `test`) that the file names of an AudioFolder's metadata begin with."""
+    found: dict[str, None] = {}
+    for row in _rows(tree, file):
+        folder, slash, _ = str(row.get("file_name")).partition("/")
+        if slash and is_split_name(folder):
+            found.setdefault(folder)
+    return list(found)
+
+
+def find_table_columns(
+    tree: FileTree, file: StoredFile, *, audio_column: str | None, text_column: str | None
+) -> Columns:
+    """The columns of a table by their names.
+
+    Raises PermanentError, with the list of columns, where one is not found.
+    """
+    present = header(tree, file)
+    usual_audio = ("file_name", *AUDIO_COLUMNS) if is_audiofolder_metadata(file.name) else AUDIO_COLUMNS
+    return Columns(
+        audio=choose_column("audio", audio_column, usual=usual_audio, eligible=present, present=present),
+        text=choose_column("text", text_column, usual=TEXT_COLUMNS, eligible=present, present=present),
+        speaker=find_speaker_column(present),
+    )
+
+
+def index_tables(tree: FileTree, tables: Sequence[DataFile], columns: Columns, *, limit: int | None) -> ClipIndex:
+    """Read the rows of tables, in order, until there are `limit`.
+
+    Raises PermanentError for tables that cannot be read, that name files outside the dataset, or none inside it.
+    """
+    clips = tuple(itertools.islice((clip for table in tables for clip in _clips(tree, table, columns)), limit))
+    if clips and all(clip.audio is None for clip in clips):
+        raise PermanentError(
+            given=f"{tables[0].file.name} of {tree.label} names {clips[0].id!r}, and there is no such file",
+            expected=f"audio files beside the table, or in {', '.join(name for name in _AUDIO_FOLDERS if name)}",
+            action="put the audio there, or correct the paths; --audio_column says which column holds them",
+        )
+    return ClipIndex(tree, clips, tuple(table.file.name for table in tables))
+
+
+def _clips(tree: FileTree, table: DataFile, columns: Columns) -> Iterator[Clip]:
+    for row in _rows(tree, table.file):
+        name, text, speaker = row.get(columns.audio), row.get(columns.text), row.get(columns.speaker or "")
+        if not name or (table.split_folder and not str(name).startswith(f"{table.split_folder}/")):
+            continue
+        found = _find_audio(tree, table, str(name))
+        yield Clip(
+            id=str(name),
+            audio=Span(found, 0, found.size) if found is not None else None,
+            text=None if text is None else str(text),
+            speaker=str(speaker) if speaker not in (None, "") else None,
+        )
+
+
+def _find_audio(tree: FileTree, table: DataFile, name: str) -> StoredFile | None:
+    listing = tree.listing()
+    where = f"{table.file.name} of {tree.label}"
+    bases = [posixpath.join(posixpath.dirname(table.file.name), folder) for folder in _AUDIO_FOLDERS]
+    for base in dict.fromkeys((*bases, "")):
+        if (found := listing.get(relative_name(base, name, where))) is not None:
+            check_audio_size(found.name, found.size)
+            return found
+    return None
+
+
+def _rows(tree: FileTree, file: StoredFile) -> Iterator[dict[str, Any]]:
+    if file.size > _MAX_TABLE_BYTES:
+        raise PermanentError(
+            given=f"{file.name} of {tree.label} has {file.size:,} bytes",
+            expected=f"tables of at most {_MAX_TABLE_BYTES:,} bytes",
+            action="divide it, or convert the dataset to parquet",
+        )
+    extension = posixpath.splitext(file.name)[1].lower()
+    with tree.open_whole(file) as stream:
+        try:
+            if extension == ".parquet":
+                yield from _parquet_rows(stream)
+            elif extension in (".json", ".jsonl"):
+                yield from _json_rows(io.TextIOWrapper(stream, encoding="utf-8-sig"))
+            else:
+                # Common Voice writes transcripts with unpaired quotes and no quoting.
+                quoted = not _is_common_voice(tree, file)
+                yield from _separated_rows(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), quoted=quoted)
+        except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+            raise PermanentError(
+                given=f"{file.name} of {tree.label} cannot be read ({error})",
+                expected="a table in UTF-8: CSV or TSV with a header, JSON lines, or a JSON list of records",
+                action="save the table again in one of these forms",
+            ) from error
+
+
+def _is_common_voice(tree: FileTree, file: StoredFile) -> bool:
+    clips = posixpath.join(posixpath.dirname(file.name), "clips/")
+    return file.name.endswith(".tsv") and any(name.startswith(clips) for name in tree.listing())
+
+
+def _separated_rows(lines: io.TextIOWrapper, *, quoted: bool) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(_MAX_FIELD_BYTES)
+    first = lines.readline()
+    separator = max("\t,;|", key=first.count)
+    names = next(csv.reader([first], delimiter=separator), [])
+    yield from csv.DictReader(
+        lines, names, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    )
+
+
+def _json_rows(lines: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
+    first = lines.readline()
+    if first.strip() in ("{", "["):  # over several lines: a list of records, or something else that is not a table
+        records = json.loads(first + lines.read())
+    elif first.startswith("["):
+        records = json.loads(first)
+    else:
+        records = (json.loads(line) for line in itertools.chain((first,), lines) if line.strip())
+    yield from (record for record in records if isinstance(record, dict))
+
+
+def _parquet_rows(stream: Any) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(stream).iter_batches(_BATCH, use_threads=False):
+        yield from batch.to_pylist()
