@@ -10,7 +10,6 @@ import sys
 # Tokens by their shape, so that one is caught even when it did not come from this process's environment.
 _TOKEN_SHAPES = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\bwandb_v1_\w{16,}|(?<=[Bb]earer )[\w.~+/-]{8,}=*")
 _SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
-_LIBRARIES = ("transformers", "datasets", "huggingface_hub", "httpx", "wandb", "filelock", "fsspec")
 
 
 def redact(text: str) -> str:
@@ -33,5 +32,8 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("asr_fine_tuner").setLevel(level)
     logging.captureWarnings(capture=True)
-    for library in _LIBRARIES:
-        logging.getLogger(library).setLevel(logging.WARNING)
+    if not sys.stderr.isatty():
+        # Bars of the libraries (downloads, weights) are for terminals; the Hub's client reads this when imported.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # transformers warns at each generation that Whisper's own arguments are deprecated.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

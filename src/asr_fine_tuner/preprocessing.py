@@ -93,7 +93,6 @@ def preprocess(parameters: PreprocessParameters) -> PreprocessResult:
     dataset = resolve_dataset(
         parameters.dataset_name,
         language_code=parameters.language_code,
-        language=language,
         revision=parameters.dataset_revision,
         audio_column=parameters.audio_column,
         text_column=parameters.text_column,

@@ -41,7 +41,8 @@ def show_artifact(artifact: Path, manifest: Manifest, artifact_bytes: int, bytes
 
 def _durations(artifact: Path, manifest: Manifest) -> Table:
     seconds = np.concatenate([ArtifactSplit(artifact, split).seconds for split in manifest.splits])
-    edges = [*(edge for edge in _HISTOGRAM_EDGES if edge < seconds.max()), np.inf]
+    bins = 1 + int(np.searchsorted(_HISTOGRAM_EDGES, seconds.max()))
+    edges = [*_HISTOGRAM_EDGES[:bins], *([np.inf] if seconds.max() > _HISTOGRAM_EDGES[-1] else [])]
     counts, _ = np.histogram(seconds, edges)
     table = Table(title="duration of clips", box=None, show_header=False)
     for column in ("seconds", "clips"):

@@ -112,6 +112,10 @@ class WhisperTrainer(Seq2SeqTrainer):
     def run_dir(self) -> Path:
         return Path(self.args.output_dir)
 
+    @property
+    def _prompt_length(self) -> int:
+        return len(self._labels.tokenizer.prefix_tokens)
+
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
@@ -164,12 +168,11 @@ class WhisperTrainer(Seq2SeqTrainer):
             scratch=self.run_dir / "scratch",
             english_spelling=self._labels.tokenizer.english_spelling_normalizer,
         )
-        prompt = len(self._labels.tokenizer.prefix_tokens)
         limit = generation_limit(
-            clips.longest_labels - prompt,
+            clips.longest_labels - self._prompt_length,
             self.args.generation_max_length,
             self.model.config.max_target_positions,
-            prompt,
+            self._prompt_length,
         )
         predictions = [""] * len(clips)
         loss, n_labels = 0.0, 0
@@ -201,7 +204,12 @@ class WhisperTrainer(Seq2SeqTrainer):
             encoded = self.model.get_encoder()(inputs["input_features"])
             outputs = self.model(encoder_outputs=encoded, decoder_input_ids=inputs["decoder_input_ids"])
             loss = token_loss(outputs, inputs["labels"], 1)
-            tokens = self.model.generate(encoder_outputs=encoded, max_new_tokens=max_new_tokens)
+            tokens = self.model.generate(
+                encoder_outputs=encoded,
+                max_length=self._prompt_length + max_new_tokens,
+                # A clip fits the window; a stray timestamp token must not start a second pass over it.
+                force_unique_generate_call=True,
+            )
         return float(loss), [self._labels.decode(row) for row in tokens.tolist()]
 
     def evaluate(

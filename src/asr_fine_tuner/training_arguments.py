@@ -104,6 +104,7 @@ def training_arguments(parameters: TrainParameters, output_dir: Path, plan: Devi
         seed=parameters.seed,
         data_seed=parameters.seed,
         remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
         push_to_hub=False,

@@ -83,7 +83,7 @@ def check_fits(manifest: Manifest, model: ModelFormat) -> None:
 
 def _find(parameters: TrainParameters) -> Path:
     name = parameters.artifact_name
-    if name is not None and (Path(name).is_dir() or "/" in name):
+    if name is not None and ("/" in name or (Path(name) / MANIFEST_NAME).is_file()):
         folder = Path(name)
     elif name is not None:
         folder = ArtifactHome.of(name).artifact
