@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 from loopback.guard import install
 from loopback.hub import LoopbackHub
+from loopback.wandb import LoopbackWandb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -111,6 +112,14 @@ def hub(hf_home: Path) -> Iterator[LoopbackHub]:
     crashes = list(_HUB.crashes)
     _HUB.reset()
     assert not crashes, "the loopback Hub did not understand a request"
+
+
+@pytest.fixture
+def wandb_server() -> Iterator[LoopbackWandb]:
+    """W&B, for a child process with `WANDB_BASE_URL` at its `url` and `WANDB_API_KEY` of `loopback.wandb.API_KEY`."""
+    with LoopbackWandb() as server:
+        yield server
+    assert not server.crashes, "the loopback W&B did not understand a request"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import threading
@@ -14,8 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 FOREVER = 1 << 62
 
@@ -33,7 +33,10 @@ class Call:
 
     @property
     def token(self) -> str | None:
+        """The bearer token, or the password of basic authentication, which is how W&B's key arrives."""
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+        if scheme == "Basic":
+            return base64.b64decode(token).decode().partition(":")[2]
         return token if scheme == "Bearer" else None
 
     def json(self) -> Any:
