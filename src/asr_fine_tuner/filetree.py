@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import posixpath
 import stat
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -113,27 +112,11 @@ class ZipArchive:
         return content_hash(self, names)
 
 
-def relative_name(base: str, name: str, where: str) -> str:
-    """The path from the root of a tree of a file that a table in the folder `base` names.
-
-    Raises PermanentError for an absolute path and for one that leaves the tree: a table may come from anywhere and must
-    not be able to name other files of this machine.
-    """
-    joined = posixpath.normpath(posixpath.join(base, name.replace("\\", "/")))
-    if is_unsafe(name) or is_unsafe(joined):
-        raise PermanentError(
-            given=f"{where} names the file {name!r}",
-            expected="a path relative to the dataset that stays inside it",
-            action="write the paths relative to the table, and keep the audio inside the dataset's folder",
-        )
-    return joined
-
-
 def is_unsafe(name: str) -> bool:
-    """Whether a path is absolute (POSIX or Windows), climbs with `..` out of its root, or holds a NUL."""
+    """Whether a path is absolute (POSIX or Windows), has a `..`, or holds a NUL: it could name a file of this machine
+    outside the dataset that it comes from."""
     path = name.replace("\\", "/")
-    climbs = posixpath.normpath(path).split("/")[0] == ".."
-    return path.startswith("/") or path[1:2] == ":" or climbs or "\0" in path
+    return path.startswith("/") or path[1:2] == ":" or ".." in path.split("/") or "\0" in path
 
 
 def content_hash(tree: FileTree, names: Iterable[str]) -> str:
@@ -200,7 +183,7 @@ def _list_archive(path: Path) -> Mapping[str, StoredFile]:
     files = {}
     for member in _open_archive(path, os.getpid(), path.stat().st_mtime_ns).infolist():
         link = stat.S_ISLNK(member.external_attr >> 16)
-        if is_unsafe(member.filename) or ".." in member.filename.split("/") or link:
+        if is_unsafe(member.filename) or link:
             raise PermanentError(
                 given=f"{path} has the member {member.filename!r}" + (", a link" if link else ""),
                 expected="regular files with paths inside the archive",

@@ -55,6 +55,9 @@ def _by_speaker(
     clips: dict[str | None, list[int]] = {}
     for position, speaker in enumerate(speakers):
         clips.setdefault(speaker, []).append(position)
+    # The largest speaker stays in train, and half of the clips of the others, so that train keeps several voices.
+    others = len(speakers) - max(map(len, clips.values()), default=0)
+    wanted = max(1, min(wanted, others // (2 * len(splits))))
     waiting = sorted(clips, key=lambda speaker: _draw(seed, str(speaker)))
     rows: dict[str, list[int]] = {"train": []}
     for split in splits:

@@ -50,7 +50,8 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model-*-of
 
 _PATIENCE_VARIABLE = "HUB_PATIENCE_SECONDS"
 _PATIENCE = 600.0  # seconds
-_READ_AHEAD = 1 << 16  # bytes: about half a short clip, several requests' worth of a footer
+_READ_AHEAD = 1 << 14  # bytes: the headers and metadata between two clips of an archive, less than a clip
+_SMALL_READ = 1 << 16  # bytes: a parquet footer, as pyarrow asks for it; these are read again and again, and kept
 
 
 class ModelFiles(NamedTuple):
@@ -452,7 +453,8 @@ class _RangeReader(io.RawIOBase):
         return wanted
 
     def _fetch(self, start: int, end: int) -> bytes:
-        return _fetch_range(self._tree.repo_id, self._tree.commit, self._file.name, start, end)
+        fetch = _fetch_small_range if end - start <= _SMALL_READ else _fetch_range
+        return fetch(self._tree.repo_id, self._tree.commit, self._file.name, start, end)
 
 
 @_with_patience
@@ -482,3 +484,6 @@ def _fetch_range(repo_id: str, commit: str, name: str, start: int, end: int) -> 
             action="run the same command again",
         )
     return content
+
+
+_fetch_small_range = functools.lru_cache(maxsize=128)(_fetch_range)  # a commit's files do not change

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from asr_fine_tuner.filetree import FileTree, StoredFile
 
 _BATCH = 8  # rows in memory at a time
-_BUFFER = 1 << 20  # bytes of a column read at a time, so that a row group is never wholly in memory
+# Bytes of a column read at a time, so that a row group is never wholly in memory; the size of a request, and what a cap
+# within a row group fetches beyond it.
+_BUFFER = 4 << 20
 _FOOTERS_AT_ONCE = 8
 # A row group larger than a shard is shared by at most this many, as each has to read past the rows before its own.
 _SHARDS_OF_ONE_GROUP = 8
@@ -225,7 +227,9 @@ def _open(tree: FileTree, file: StoredFile, *, whole: bool) -> Iterator[pq.Parqu
     with (tree.open_whole if whole else tree.open_part)(file) as stream:
         try:
             yield pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, EOFError) as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk; pyarrow's own have no number
+                raise
             raise PermanentError(
                 given=f"{file.name} of {tree.label} cannot be read as parquet ({error})",
                 expected="complete parquet files",

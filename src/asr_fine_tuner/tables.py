@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from asr_fine_tuner.clips import Clip, ClipIndex, Span, check_audio_size
 from asr_fine_tuner.columns import AUDIO_COLUMNS, TEXT_COLUMNS, Columns, choose_column, find_speaker_column
 from asr_fine_tuner.errors import PermanentError
-from asr_fine_tuner.filetree import relative_name
+from asr_fine_tuner.filetree import is_unsafe
 from asr_fine_tuner.splits import is_split_name
 
 if TYPE_CHECKING:
@@ -107,11 +107,16 @@ def _clips(tree: FileTree, table: DataFile, columns: Columns) -> Iterator[Clip]:
 
 
 def _find_audio(tree: FileTree, table: DataFile, name: str) -> StoredFile | None:
+    if is_unsafe(name):
+        raise PermanentError(
+            given=f"{table.file.name} of {tree.label} names the file {name!r}",
+            expected="a path relative to the table, without .., of a file inside the dataset",
+            action="write the paths relative to the table, and keep the audio inside the dataset's folder",
+        )
     listing = tree.listing()
-    where = f"{table.file.name} of {tree.label}"
     bases = [posixpath.join(posixpath.dirname(table.file.name), folder) for folder in _AUDIO_FOLDERS]
     for base in dict.fromkeys((*bases, "")):
-        if (found := listing.get(relative_name(base, name, where))) is not None:
+        if (found := listing.get(posixpath.normpath(posixpath.join(base, name)))) is not None:
             check_audio_size(found.name, found.size)
             return found
     return None
