@@ -133,8 +133,8 @@ def test_a_few_rows_of_parquet_cost_a_few_bytes(dataset: LoopbackHub) -> None:
 def test_datasets_finds_configs_and_splits(hub: LoopbackHub, header: str) -> None:
     from datasets import load_dataset_builder
 
-    files = {"README.md": header, "it/train-0000.parquet": parquet_file(10), "it/test-0000.parquet": parquet_file(10)}
-    sha = hub.add_repo("dataset", "tester/speech", files)
+    shards = {f"it/{split}-0000.parquet": parquet_file(10) for split in ("train", "test")}
+    sha = hub.add_repo("dataset", "tester/speech", {"README.md": header, **shards})
 
     builder = load_dataset_builder("tester/speech", "it" if "configs" in header else None)
 

@@ -1,4 +1,4 @@
-"""The loopback W&B stands for the real one: the real client, in a process of its own, logs to it and continues a run."""
+"""The loopback W&B stands for the real one: the real client, in its own process, logs to it and continues a run."""
 
 from __future__ import annotations
 
