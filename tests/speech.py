@@ -51,7 +51,7 @@ def synthesize(seconds: float, sampling_rate: int = 16_000, seed: int = 0, chann
     pitch = random.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * time))
     phase = 2 * np.pi * np.cumsum(pitch) / sampling_rate
     formants = random.uniform((300, 900), (800, 2500))
-    speech = np.zeros(n_samples)
+    speech: NDArray[np.float64] = np.zeros(n_samples)
     for harmonic in range(1, 20):
         frequency = harmonic * pitch.mean() if n_samples else 0.0
         level = np.exp(-(((frequency - formants) / 250) ** 2)).sum() + 0.02
