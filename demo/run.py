@@ -1,0 +1,92 @@
+"""Runs the two jobs in sequence on what this folder holds, then transcribes a clip with the base and the tuned model.
+
+The jobs know nothing of it: what makes this the demo is only the parameter values below. `make demo` calls it; it needs
+neither network nor GPU nor token, and takes about two minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+DEMO = Path(__file__).resolve().parent
+ROOT = DEMO.parent
+PREPROCESS = {
+    "dataset_name": "demo/dataset",
+    "language_code": "it",
+    "model_id": "demo/model",
+    "artifact_name": "demo-it",
+}
+TRAIN = {
+    "artifact_name": "demo-it",
+    "model_id": "demo/model",
+    "model_name": "whisper-demo-it",
+    "max_steps": 300,
+    "learning_rate": 1e-3,
+    "warmup_steps": 20,
+    "train_batch_size": 16,
+    "eval_batch_size": 48,
+    "eval_steps": 100,
+    "save_steps": 100,
+    "max_sequence_length": 64,
+}
+# What a fine-tuning that works reaches on voices it has not heard, as normalised WER.
+BASE_AT_LEAST, TUNED_BELOW = 0.60, 0.15
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=ROOT / "build" / "demo", help="folder for cache and model")
+    output: Path = parser.parse_args(arguments).output.absolute()
+    began = time.monotonic()
+    run_job("preprocess", PREPROCESS, output)
+    result = run_job("train", {**TRAIN, "output_dir": str(output / "run")}, output)
+    reference = (DEMO / "clip.txt").read_text(encoding="utf-8").strip()
+    print(f"\n{DEMO.name}/clip.flac, a voice that training has not heard:")
+    print(f"  reference  {reference}")
+    print(f"  base       {transcribe(DEMO / 'model', language='it')}")
+    print(f"  tuned      {transcribe(Path(result['model_dir']))}")
+    base, tuned = result["metrics"]["test_base_wer"], result["metrics"]["test_tuned_wer"]
+    print(f"\nnormalised WER on held-out voices: {base:.1%} -> {tuned:.1%}, in {time.monotonic() - began:.0f} s")
+    print(f"model: {result['model_dir']}")
+    if base <= BASE_AT_LEAST or tuned >= TUNED_BELOW:
+        print(f"expected more than {BASE_AT_LEAST:.0%} before and less than {TUNED_BELOW:.0%} after", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_job(job: str, parameters: dict[str, object], output: Path) -> dict:
+    command = [f"jobs.{job}"]
+    for name, value in parameters.items():
+        command += [f"--{name}", str(value)]
+    print(f"\n$ python -m {shlex.join(command)}", flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env={**os.environ, "HF_HOME": str(output / "cache"), "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def transcribe(model: Path, **generate: str) -> str:
+    import soundfile
+    from transformers import pipeline
+
+    samples, rate = soundfile.read(DEMO / "clip.flac", dtype="float32")
+    recognise = pipeline("automatic-speech-recognition", str(model))
+    return recognise({"raw": samples, "sampling_rate": rate}, generate_kwargs=generate)["text"].strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
