@@ -8,6 +8,7 @@ import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from dotenv import dotenv_values, load_dotenv
@@ -62,6 +63,31 @@ def read_parameters(kind: type[P], program: str, argv: Sequence[str]) -> P:
     return kind(**values)
 
 
+@dataclass(frozen=True, slots=True)
+class ParameterHelp:
+    """What `--help` and the README tell of one parameter."""
+
+    type_name: str
+    unit: str
+    default: str
+    meaning: str
+
+    def __str__(self) -> str:
+        default = self.default if self.default == "required" else f"default: {self.default}"
+        return f"{self.meaning} [{self.unit + '; ' if self.unit else ''}{default}]"
+
+
+def describe(field: FieldInfo) -> ParameterHelp:
+    extra = field.json_schema_extra
+    default = "required" if field.is_required() else "none" if field.default is None else str(field.default)
+    return ParameterHelp(
+        type_name=_name_of(field.annotation),
+        unit=str(extra.get("unit", "")) if isinstance(extra, dict) else "",
+        default=default.lower() if _is_bool(field) else default,
+        meaning=field.description or "",
+    )
+
+
 def _parser(kind: type[JobParameters], program: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=program,
@@ -75,10 +101,10 @@ def _parser(kind: type[JobParameters], program: str) -> argparse.ArgumentParser:
     for name, field in sorted(kind.model_fields.items(), key=lambda item: not item[1].is_required()):
         parser.add_argument(
             f"--{name}",
-            metavar=_type_name(field),
+            metavar=describe(field).type_name,
             nargs="?" if _is_bool(field) else None,
             const="true" if _is_bool(field) else None,
-            help=_help_line(field).replace("%", "%%"),
+            help=str(describe(field)).replace("%", "%%"),
         )
     return parser
 
@@ -155,7 +181,9 @@ def _explained(
         name = str(problem["loc"][0]) if problem["loc"] else ""
         if problem["type"] == "missing":
             given.append(f"no {name}")
-            expected.append(f"--{name} {_type_name(kind.model_fields[name])}: {kind.model_fields[name].description}")
+            expected.append(
+                f"--{name} {describe(kind.model_fields[name]).type_name}: {kind.model_fields[name].description}"
+            )
             continue
         if name:
             given.append(f"{_where(name, flags, dotenv)}: {problem['input']!r}")
@@ -176,10 +204,6 @@ def _is_bool(field: FieldInfo) -> bool:
     return field.annotation is bool
 
 
-def _type_name(field: FieldInfo) -> str:
-    return _name_of(field.annotation)
-
-
 def _name_of(annotation: object) -> str:
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
@@ -191,15 +215,3 @@ def _name_of(annotation: object) -> str:
     if annotation is bool:
         return "true|false"
     return {str: "TEXT", int: "INT", float: "FLOAT"}[typing.cast("type", annotation)]
-
-
-def _help_line(field: FieldInfo) -> str:
-    extra = field.json_schema_extra
-    unit = str(extra.get("unit", "")) if isinstance(extra, dict) else ""
-    if field.is_required():
-        default = "required"
-    elif field.default is None:
-        default = "default: none"
-    else:
-        default = f"default: {str(field.default).lower() if isinstance(field.default, bool) else field.default}"
-    return f"{field.description} [{unit + '; ' if unit else ''}{default}]"

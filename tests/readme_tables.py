@@ -1,0 +1,42 @@
+"""The parameter tables of the README, made from the parameters themselves. `python tests/readme_tables.py` rewrites them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from asr_fine_tuner.command_line import describe
+from asr_fine_tuner.parameters import JobParameters, PreprocessParameters, TrainParameters
+
+README = Path(__file__).parent.parent / "README.md"
+_BLOCK = re.compile(r"<!-- parameters -->\n.*?<!-- /parameters -->", re.DOTALL)
+
+
+def parameter_tables() -> str:
+    shared = set(JobParameters.model_fields) | {"dataset_name", "language_code"}
+    both = [name for name in PreprocessParameters.model_fields if name in shared]
+    parts = [
+        ("Both jobs", PreprocessParameters, both),
+        ("Preprocess", PreprocessParameters, [n for n in PreprocessParameters.model_fields if n not in shared]),
+        ("Train", TrainParameters, [n for n in TrainParameters.model_fields if n not in shared]),
+    ]
+    tables = "\n\n".join(f"### {title}\n\n{_table(kind, names)}" for title, kind, names in parts)
+    return f"<!-- parameters -->\n{tables}\n<!-- /parameters -->"
+
+
+def readme_with_tables(readme: str) -> str:
+    return _BLOCK.sub(lambda _: parameter_tables(), readme)
+
+
+def _table(kind: type[JobParameters], names: list[str]) -> str:
+    rows = ["| parameter | type | default | what |", "| --- | --- | --- | --- |"]
+    for name in names:
+        about = describe(kind.model_fields[name])
+        kinds = about.type_name.replace("|", " \\| ")
+        unit = f" ({about.unit})" if about.unit else ""
+        rows.append(f"| `{name}` | {kinds} | {about.default} | {about.meaning}{unit} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    README.write_text(readme_with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
