@@ -113,13 +113,22 @@ def test_without_base_scores_without_rejections_without_curves(tmp_path: Path) -
     results = some_results()
     tuned = results.splits["validation"].tuned
     results = dataclasses.replace(
-        results, splits={"validation": SplitScores(None, tuned)}, rejected={}, task="translate", language_token="zh"
+        results, splits={"validation": SplitScores(None, tuned)}, rejected={}, language_token="zh"
     )
     card = _card(tmp_path, results)
     assert "| WER, normalised | – | 14.29 % | – |" in card.text
     assert "No clip was left out." in card.text
     assert "![" not in card.text
-    assert "into English" in card.text
     assert "best on validation by CER" in card.text
     assert card.data.eval_results is not None
     assert {result.dataset_split for result in card.data.eval_results} == {"validation"}
+
+
+def test_a_translation_is_english_text(tmp_path: Path) -> None:
+    results = dataclasses.replace(
+        some_results(), task="translate", language_code="zh", language="chinese", language_token="zh"
+    )
+    card = _card(tmp_path, results)
+    assert "translates speech in Chinese into English" in card.text
+    assert "best on validation by WER" in card.text
+    assert '"task": "translate"' in card.text

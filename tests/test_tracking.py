@@ -8,14 +8,16 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loopback.wandb import API_KEY, LoopbackWandb
 from wandb_log import LoggedRun, read_run
 
 from asr_fine_tuner import tracking
-from asr_fine_tuner.tracking import SamplePrediction, Tracker, start_tracking, trainer_metrics
+from asr_fine_tuner.tracking import SamplePrediction, Tracker, start_tracking
 
 CANARY = "0123456789abcdef0123456789abcdef01234567"
 ROWS = [
@@ -94,7 +96,7 @@ def test_nothing_of_the_machine_or_its_secrets_is_recorded(tmp_path: Path, monke
     tracker.log({"train/loss": 1.0}, step=1)
     tracker.finish({}, exit_code=0)
     run = _logged(tmp_path)
-    assert run.host == ""
+    assert run.host == "undisclosed"
     assert "git" not in run.kinds
     assert "output" not in run.kinds
     assert "output_raw" not in run.kinds
@@ -153,7 +155,9 @@ def test_a_failing_tracker_is_said_once_and_stops_nothing(
     tracker.log({"train/loss": 1.0}, step=2)
     tracker.log_predictions(2, ROWS)
     tracker.finish({"test/wer": 0.5}, exit_code=0)
-    assert caplog.text.count("W&B failed") == 1
+    tracker.log({"train/loss": 1.0}, step=3)
+    assert caplog.text.count("W&B does not take the metrics") == 1
+    assert caplog.text.count("W&B does not take the sample predictions") == 1
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(
@@ -182,11 +186,51 @@ def test_without_a_key_nothing_is_imported_and_nothing_written(tmp_path: Path, e
     assert not (tmp_path / "out").exists()
 
 
-def test_trainer_logs_are_named_by_split() -> None:
-    logs = {"loss": 1, "learning_rate": 1e-5, "epoch": 0.5, "eval_wer_whisper": 0.2, "train_loss": 0.7, "note": "text"}
-    assert trainer_metrics(logs) == {
-        "train/loss": 1.0,
-        "train/learning_rate": 1e-5,
-        "train/epoch": 0.5,
-        "eval/wer_whisper": 0.2,
-    }
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackWandb]:
+    with LoopbackWandb() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", API_KEY)
+        yield server
+        # Before the server goes, or the client would wait for it.
+        sys.modules["wandb"].teardown()
+        assert not server.crashes
+
+
+def test_a_continued_job_continues_its_run(tmp_path: Path, server: LoopbackWandb) -> None:
+    tracker = _start(tmp_path)
+    assert tracker.url == f"{server.url}/tester/asr-fine-tuner/runs/job-1"
+    tracker.log({"train/loss": 2.0}, step=25)
+    tracker.log({"train/loss": 1.0}, step=50)
+    tracker.finish({}, exit_code=143)
+    assert server.run().exit_code == 143
+
+    tracker = _start(tmp_path)
+    tracker.log({"train/loss": 0.9}, step=50)
+    tracker.log_predictions(50, ROWS)
+    tracker.finish({"test/wer": 0.2}, exit_code=0)
+    run = server.run()
+    assert (run.sessions, run.exit_code) == (2, 0)
+    assert run.values("train/loss") == [2.0, 1.0, 0.9]
+    assert run.summary["test/wer"] == 0.2
+    assert run.config["learning_rate"]["value"] == 1e-5
+    (table,) = [content for name, content in run.files.items() if name.startswith("media/table/predictions")]
+    assert json.loads(table)["data"][0][3] == "l'ora è tarda"
+
+
+def test_a_server_that_goes_away_costs_a_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "_FINISH_SECONDS", 2.0)
+    monkeypatch.setenv("WANDB_API_KEY", API_KEY)
+    with LoopbackWandb() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        tracker = _start(tmp_path)
+    tracker.log({"train/loss": 1.0}, step=1)
+    began = time.monotonic()
+    tracker.finish({"test/wer": 0.5}, exit_code=0)
+    sys.modules["wandb"].teardown()
+    assert time.monotonic() - began < 20
+    assert "wandb sync" in caplog.text
+    (log,) = tmp_path.glob("wandb/run-*/run-*.wandb")
+    assert read_run(log).history[0]["train/loss"] == 1.0

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.files import write_atomically
+from asr_fine_tuner.locations import is_on_hub, public_name
 from asr_fine_tuner.metrics import METRICS, Scores, leading_metric
-from asr_fine_tuner.parameters import REPO_ID
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,9 +45,7 @@ class Source:
     @classmethod
     def of(cls, given: str, *, revision: str | None = None, config: str | None = None) -> Source:
         """What to publish about `given`, a Hub id or a path as it was passed to a job."""
-        # demo/model can be an id and a folder: what exists here is what was read, as in `from_pretrained`.
-        on_hub = bool(REPO_ID.fullmatch(given)) and not Path(given).exists()
-        return cls(given if on_hub else Path(given).resolve().name, on_hub, revision, config)
+        return cls(public_name(given), is_on_hub(given), revision, config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class TrainingResults:
     language_code: of the dataset's speech, as it was given to the jobs (`it`, `it_it`).
     language: Whisper's name of the language that the model is told (`italian`); for a language that Whisper lacks
         the name of the one that stands for it.
-    language_token: Whisper's code of `language` (`it`), which text is normalised by.
+    language_token: Whisper's code of `language` (`it`).
     multilingual: whether the model has language and task tokens.
     steps: optimizer steps done. best_step: the one whose weights were kept.
     epochs: passes over the training clips. train_runtime: seconds.
@@ -106,9 +104,14 @@ class TrainingResults:
     versions: dict[str, str]
 
     @property
+    def text_language(self) -> str:
+        """Whisper's code of the language that is written, which text is normalised by."""
+        return "en" if self.task == "translate" else self.language_token
+
+    @property
     def leading_metric(self) -> str:
         """The metric that selected the best step: `wer` or `cer`."""
-        return leading_metric(self.language_token)
+        return leading_metric(self.text_language)
 
     def as_dict(self) -> dict[str, Any]:
         splits = {

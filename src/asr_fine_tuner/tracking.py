@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from asr_fine_tuner.errors import ExitCode
 
@@ -36,7 +36,7 @@ class SamplePrediction:
 
 
 class Tracker(Protocol):
-    """Where a run's numbers go. No method raises: what cannot be tracked is said once in the log."""
+    """Where a run's numbers go. No method raises: what cannot be recorded is said once in the log."""
 
     @property
     def url(self) -> str | None:
@@ -91,9 +91,10 @@ def start_tracking(
                 login_timeout=_LOGIN_SECONDS,
                 init_timeout=_INIT_SECONDS,
                 finish_timeout=_FINISH_SECONDS,
+                finish_timeout_raises=True,
                 console="off",
                 disable_git=True,
-                host="",
+                host="undisclosed",
                 label_disable=True,
                 save_code=False,
                 silent=True,
@@ -116,19 +117,6 @@ def start_tracking(
         logger.warning("W&B cannot be used offline either: %s", error)
         return _NoTracker()
     return tracker
-
-
-def trainer_metrics(logs: Mapping[str, Any]) -> dict[str, float]:
-    """What a transformers trainer logs, named for the tracker: `loss` -> `train/loss`, `eval_wer` -> `eval/wer`.
-
-    The totals that it logs at the very end (`train_loss`, the mean, `train_runtime`) are left to the summary.
-    """
-    named = {}
-    for name, value in logs.items():
-        split, _, metric = name.partition("_")
-        if isinstance(value, (int, float)) and split != "train":
-            named[f"{split}/{metric}" if split in ("eval", "test") else f"train/{name}"] = float(value)
-    return named
 
 
 def _mode(environment: Mapping[str, str]) -> str | None:
@@ -172,7 +160,8 @@ class _NoTracker:
 class _WandbTracker:
     def __init__(self, run: wandb.Run) -> None:
         self._run = run
-        self._working = True
+        # What failed once is not tried again: the client may wait long for a server that is away.
+        self._refused: set[str] = set()
         # Not W&B's own step, which only rises: a continued run goes back to its checkpoint and repeats some steps.
         run.define_metric(_STEP, hidden=True)
         run.define_metric("*", step_metric=_STEP)
@@ -186,7 +175,7 @@ class _WandbTracker:
         return None if self._offline else self._run.url
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self._attempt(lambda: self._run.log({**metrics, _STEP: step}))
+        self._attempt("metrics", lambda: self._run.log({**metrics, _STEP: step}))
 
     def log_predictions(self, step: int, rows: Iterable[SamplePrediction]) -> None:
         def record() -> None:
@@ -196,13 +185,13 @@ class _WandbTracker:
             table = wandb.Table(columns=columns, data=[list(astuple(row)) for row in rows])
             self._run.log({"predictions": table, _STEP: step})
 
-        self._attempt(record)
+        self._attempt("sample predictions", record)
 
     def finish(self, summary: Mapping[str, float | int | str | None], exit_code: int) -> None:
-        self._attempt(lambda: self._run.summary.update(dict(summary)))
+        self._attempt("final result", lambda: self._run.summary.update(dict(summary)))
         if exit_code == ExitCode.INTERRUPTED:
-            self._attempt(self._run.mark_preempting)
-        self._attempt(lambda: self._run.finish(exit_code=exit_code))
+            self._attempt("state", self._run.mark_preempting)
+        self._attempt("rest of the run", lambda: self._run.finish(exit_code=exit_code))
 
     @property
     def _offline(self) -> bool:
@@ -212,15 +201,16 @@ class _WandbTracker:
     def _folder(self) -> Path:
         return Path(self._run.dir).parent
 
-    def _attempt(self, action: Callable[[], object]) -> None:
-        if not self._working:
+    def _attempt(self, what: str, action: Callable[[], object]) -> None:
+        if what in self._refused:
             return
         try:
             action()
         except Exception as error:  # noqa: BLE001 - whatever happens to W&B, the training goes on
-            self._working = False
+            self._refused.add(what)
             logger.warning(
-                "W&B failed, so nothing more is tracked (%s); what was is in %s, upload it with wandb sync",
+                "W&B does not take the %s: %s; what it has so far is in %s, which `wandb sync` uploads",
+                what,
                 error,
                 self._folder,
             )
