@@ -112,6 +112,7 @@ def write(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def write_zip(path: Path, files: Mapping[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(name, content)

@@ -75,7 +75,7 @@ def _translate(error: BaseException, subject: str) -> JobError | None:
                 expected="a repository that can be read",
                 action="use another",
             )
-        case errors.HfHubHTTPError() | httpx2.HTTPStatusError():
+        case errors.HfHubHTTPError():
             return _translate_status(error, subject)
         case errors.HFValidationError():
             return PermanentError(

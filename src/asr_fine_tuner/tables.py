@@ -165,10 +165,8 @@ def _separated_rows(lines: io.TextIOWrapper, *, quoted: bool) -> Iterator[dict[s
 
 def _json_rows(lines: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
     first = lines.readline()
-    if first.strip() in ("{", "["):  # over several lines: a list of records, or something else that is not a table
+    if first.lstrip().startswith("[") or first.strip() == "{":  # one value: a list of records, or no table at all
         records = json.loads(first + lines.read())
-    elif first.startswith("["):
-        records = json.loads(first)
     else:
         records = (json.loads(line) for line in itertools.chain((first,), lines) if line.strip())
     yield from (record for record in records if isinstance(record, dict))
