@@ -196,7 +196,7 @@ def error_rate_metric(
     from datasets import Features, Value
     from evaluate import Metric, MetricInfo
 
-    class SpeechErrorRates(Metric):  # type: ignore[misc]  # evaluate has no types
+    class SpeechErrorRates(Metric):
         def _info(self) -> MetricInfo:
             return MetricInfo(
                 description="Word and character error rates of speech recognition.",

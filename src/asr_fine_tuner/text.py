@@ -19,7 +19,7 @@ _SURROGATES = range(0xD800, 0xE000)  # alone they cannot be encoded as UTF-8, wh
 _REMOVED = dict.fromkeys((*_INVISIBLE, *_CONTROLS, *_SURROGATES))
 
 
-class TranscriptRejected(Exception):  # noqa: N818 (a reason that is counted, not an error of the job)
+class TranscriptRejected(Exception):
     """A transcript that nothing can be learned from.
 
     reason: `empty_text` or `punctuation_only`, stable, what rejections are counted by.
