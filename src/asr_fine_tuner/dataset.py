@@ -179,11 +179,16 @@ class Dataset:
             start += shard.n_examples
         if held_out.by_speaker:
             return plans, "speaker", ()
-        reason = (
-            f"the dataset does not say who speaks, so {' and '.join(missing)} were held out of train by clip: "
-            "a speaker may be in both, and scores will be better than for new speakers"
+        unknown = None in speakers
+        return (
+            plans,
+            "clip",
+            (
+                f"{'the dataset does not say who speaks' if unknown else 'too few speakers to keep apart'}, so "
+                f"{' and '.join(missing)} were held out of train by clip: a speaker may be in both, and scores will be "
+                "better than for new speakers",
+            ),
         )
-        return plans, "clip", (reason,)
 
 
 def resolve_dataset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import os
 import stat
 import zipfile
@@ -12,12 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
+from asr_fine_tuner import stop
 from asr_fine_tuner.errors import PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+logger = logging.getLogger(__name__)
+
 _BLOCK = 1 << 20  # bytes hashed at a time
+_WORTH_TELLING = 1 << 30  # bytes whose hashing takes seconds
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -123,6 +128,8 @@ def content_hash(tree: FileTree, names: Iterable[str]) -> str:
     """`sha256:` and the hash over name, size and content of files: the same for the same files wherever they are."""
     listing = tree.listing()
     files = [listing[name] for name in sorted(set(names))]
+    if (n_bytes := sum(file.size for file in files)) > _WORTH_TELLING:
+        logger.info("hashing %d files of %s, %.1f GB", len(files), tree.label, n_bytes / 1e9)
     # hashlib lets go of the interpreter lock: two threads keep one disk or two cores busy.
     with ThreadPoolExecutor(max_workers=2) as pool:
         digests = list(pool.map(functools.partial(_hash_file, tree), files))
@@ -134,6 +141,7 @@ def content_hash(tree: FileTree, names: Iterable[str]) -> str:
 
 def _hash_file(tree: FileTree, file: StoredFile) -> str:
     digest = hashlib.sha256()
+    stop.raise_if_stopped("nothing was written yet")
     with tree.open_whole(file) as opened:
         while block := opened.read(_BLOCK):
             digest.update(block)

@@ -237,7 +237,7 @@ def _with_patience(call: Callable[P, T]) -> Callable[P, T]:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TransientError),
             wait=tenacity.wait_exponential_jitter(initial=1, max=60),
-            stop=tenacity.stop_before_delay(float(os.environ.get(_PATIENCE_VARIABLE, _PATIENCE))),
+            stop=tenacity.stop_before_delay(_patience()),
             sleep=_sleep,
             before_sleep=_log_retry,
             reraise=True,
@@ -245,6 +245,16 @@ def _with_patience(call: Callable[P, T]) -> Callable[P, T]:
         return retrying(attempt)
 
     return patient
+
+
+def _patience() -> float:
+    given = os.environ.get(_PATIENCE_VARIABLE, "")
+    try:
+        return float(given or _PATIENCE)
+    except ValueError as error:
+        raise PermanentError(
+            given=f"{_PATIENCE_VARIABLE}={given}", expected="a number of seconds", action="correct it, or leave it out"
+        ) from error
 
 
 def _sleep(seconds: float) -> None:

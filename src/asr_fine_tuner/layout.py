@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,8 @@ DEFAULT_CONFIG = "default"
 
 # What `datasets` and the Hub's conversion call the files of a split: train-00000-of-00014.parquet, 0000.parquet.
 _SHARD_OF_SPLIT = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}")
+# A folder with more of them has one for each clip, and each would have to be fetched to see its columns.
+_MOST_TABLES = 64
 _NUMBER = re.compile(r"[-._ ]*\d+$")
 
 
@@ -178,8 +181,11 @@ def _place_tables(
     placed: list[tuple[str, str, DataFile]] = []
     listing = tree.listing()
     folders = {posixpath.dirname(name) for name in listing}
+    beside = Counter(posixpath.dirname(name) for name in names)
     for name in names:
         file = listing[name]
+        if beside[posixpath.dirname(name)] > _MOST_TABLES:
+            continue
         if not names_audio(header(tree, file), audio_column, text_column):
             continue
         config, split = _place(name)

@@ -6,6 +6,7 @@ Format: https://github.com/webdataset/webdataset. Archives are read in place; no
 from __future__ import annotations
 
 import json
+import logging
 import posixpath
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from asr_fine_tuner.filetree import FileTree, StoredFile
+
+logger = logging.getLogger(__name__)
 
 _METADATA_EXTENSIONS = ("json", "txt", "text", "transcript", "cls", "spk", "speaker", "sentence", "transcription")
 _MAX_METADATA_BYTES = 1 << 20
@@ -85,7 +88,8 @@ def index_webdataset(tree: FileTree, files: Sequence[StoredFile], columns: Colum
     with ThreadPoolExecutor(1 if limit is not None else _DOWNLOADS_AT_ONCE) as pool:
         if limit is None:
             indexes = pool.map(lambda file: _index(tree, file, columns, None, by_range=False), files)
-            for file, found in zip(files, indexes, strict=True):
+            for number, (file, found) in enumerate(zip(files, indexes, strict=True), start=1):
+                logger.info("archive %d of %d: %s, %d clips", number, len(files), file.name, len(found))
                 stop.raise_if_stopped("archives fetched so far stay in the cache")
                 clips += found
                 read.append(file.name)
