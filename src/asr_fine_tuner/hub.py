@@ -5,30 +5,34 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import logging
 import os
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
+from typing import IO, TYPE_CHECKING, NamedTuple
 
-from asr_fine_tuner import stop
+from asr_fine_tuner import traffic
 from asr_fine_tuner.errors import PermanentError, TransientError
 from asr_fine_tuner.files import sha256_of
 from asr_fine_tuner.filetree import LocalFolder, StoredFile
-from asr_fine_tuner.hub_errors import translate
+from asr_fine_tuner.patience import with_patience
+from asr_fine_tuner.traffic import bytes_fetched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    import tenacity
     from huggingface_hub import HfApi, RepoFile
 
-logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = [
+    "HubTree",
+    "ModelFiles",
+    "UploadedModel",
+    "bytes_fetched",
+    "check_write_access",
+    "download_model",
+    "open_converted_dataset",
+    "open_dataset",
+    "upload_model",
+]
 
 CONVERTED_BRANCH = "refs/convert/parquet"  # where the Hub keeps a parquet conversion of datasets that it can read
 
@@ -48,8 +52,6 @@ MODEL_FILES = (
 )
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 
-_PATIENCE_VARIABLE = "HUB_PATIENCE_SECONDS"
-_PATIENCE = 600.0  # seconds
 _READ_AHEAD = 1 << 14  # bytes: the headers and metadata between two clips of an archive, less than a clip
 _SMALL_READ = 1 << 16  # bytes: a parquet footer, as pyarrow asks for it; these are read again and again, and kept
 
@@ -98,11 +100,6 @@ class HubTree:
 
         path = try_to_load_from_cache(self.repo_id, file.name, revision=self.commit, repo_type="dataset")
         return Path(path) if isinstance(path, str) else None
-
-
-def bytes_fetched() -> int:
-    """Bytes of files that this process has received from the Hub so far; what came from the cache is not counted."""
-    return _traffic.received
 
 
 def open_dataset(repo_id: str, revision: str | None) -> HubTree:
@@ -218,58 +215,6 @@ def upload_model(folder: Path, repo_id: str, files: Sequence[str]) -> UploadedMo
     return uploaded
 
 
-def _with_patience(call: Callable[P, T]) -> Callable[P, T]:
-    """Tell what failures mean, and repeat a call that failed for the moment, for ten minutes unless the environment
-    says otherwise. The first argument of the call names the repository in messages."""
-
-    @functools.wraps(call)
-    def patient(*args: P.args, **kwargs: P.kwargs) -> T:
-        import tenacity
-
-        def attempt() -> T:
-            try:
-                return call(*args, **kwargs)
-            except Exception as error:
-                if translated := translate(error, str(args[0]) if args else "the Hub"):
-                    raise translated from error
-                raise
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(TransientError),
-            wait=tenacity.wait_exponential_jitter(initial=1, max=60),
-            stop=tenacity.stop_before_delay(_patience()),
-            sleep=_sleep,
-            before_sleep=_log_retry,
-            reraise=True,
-        )
-        return retrying(attempt)
-
-    return patient
-
-
-def _patience() -> float:
-    given = os.environ.get(_PATIENCE_VARIABLE, "")
-    try:
-        return float(given or _PATIENCE)
-    except ValueError as error:
-        raise PermanentError(
-            given=f"{_PATIENCE_VARIABLE}={given}", expected="a number of seconds", action="correct it, or leave it out"
-        ) from error
-
-
-def _sleep(seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        stop.raise_if_stopped("nothing was lost")
-        time.sleep(min(left, 0.5))
-
-
-def _log_retry(state: tenacity.RetryCallState) -> None:
-    failure = state.outcome.exception() if state.outcome else None
-    given = failure.given if isinstance(failure, TransientError) else failure
-    logger.warning("%s; trying again in %.0f s", given, state.upcoming_sleep)
-
-
 def _client() -> HfApi:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
@@ -278,12 +223,12 @@ def _client() -> HfApi:
     return HfApi(token=os.environ.get("HF_TOKEN") or False, library_name="asr-fine-tuner")
 
 
-@_with_patience
+@with_patience
 def _resolve(repo_id: str, repo_type: str, revision: str | None) -> str:
     return str(_client().resolve_revision(repo_id, repo_type=repo_type, revision=revision).resolved)
 
 
-@_with_patience
+@with_patience
 def _resolve_converted(repo_id: str) -> str | None:
     from huggingface_hub.errors import RevisionNotFoundError
 
@@ -293,7 +238,7 @@ def _resolve_converted(repo_id: str) -> str | None:
         return None
 
 
-@_with_patience
+@with_patience
 def _download_snapshot(repo_id: str, repo_type: str, commit: str, patterns: Sequence[str]) -> Path:
     """Fetch files by pattern; the client keeps the listing of the repository beside them."""
     return Path(
@@ -327,10 +272,10 @@ def _list_dataset(repo_id: str, commit: str) -> Mapping[str, StoredFile]:
     return {name: StoredFile(name, size) for name, size in sorted(files.items())}
 
 
-@_with_patience
+@with_patience
 def _download_dataset_file(repo_id: str, commit: str, name: str) -> Path:
     path = _client().hf_hub_download(
-        repo_id, name, repo_type="dataset", revision=commit, tqdm_class=_counting_progress()
+        repo_id, name, repo_type="dataset", revision=commit, tqdm_class=traffic.counting_progress()
     )
     return Path(path)
 
@@ -342,7 +287,7 @@ class _Account:
     namespaces: tuple[str, ...]
 
 
-@_with_patience
+@with_patience
 def _read_account(subject: str) -> _Account:  # noqa: ARG001  for messages
     answer = _client().whoami()
     name = answer["name"]
@@ -350,7 +295,7 @@ def _read_account(subject: str) -> _Account:  # noqa: ARG001  for messages
     return _Account(name, role, (name, *(organisation["name"] for organisation in answer.get("orgs", []))))
 
 
-@_with_patience
+@with_patience
 def _create_repository(repo_id: str, private: bool) -> bool:
     """Create a model repository, or find that it exists, and check that it can be written. Whether it is private."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -365,7 +310,7 @@ def _create_repository(repo_id: str, private: bool) -> bool:
     return bool(client.model_info(repo_id).private)
 
 
-@_with_patience
+@with_patience
 def _upload(repo_id: str, folder: Path, names: Sequence[str]) -> UploadedModel:
     from huggingface_hub import CommitOperationAdd
 
@@ -374,7 +319,7 @@ def _upload(repo_id: str, folder: Path, names: Sequence[str]) -> UploadedModel:
     return UploadedModel(str(commit.repo_url), commit.oid)
 
 
-@_with_patience
+@with_patience
 def _list_model(repo_id: str, commit: str) -> dict[str, RepoFile]:
     from huggingface_hub import RepoFile
 
@@ -392,39 +337,6 @@ def _same_content(path: Path, there: RepoFile) -> bool:
     blob = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
     blob.update(path.read_bytes())
     return bool(there.blob_id == blob.hexdigest())
-
-
-class _Traffic:
-    """Bytes received by this process, counted from several threads."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._lock = threading.Lock()
-
-    def add(self, n_bytes: int) -> None:
-        with self._lock:
-            self.received += n_bytes
-
-
-_traffic = _Traffic()
-
-
-@functools.cache
-def _counting_progress() -> type:
-    """A progress bar for the client that shows nothing and counts what arrives over the network, over HTTP and Xet."""
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
-
-    class CountingProgress(tqdm):
-        def __init__(self, *args: object, **kwargs: object) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
-
-        def update_transfer(self, n_bytes: float) -> None:
-            _traffic.add(int(n_bytes))
-
-        def set_transfer_postfix_str(self, *args: object, **kwargs: object) -> None:
-            """The client shows the speed of a transfer here."""
-
-    return CountingProgress
 
 
 class _RangeReader(io.RawIOBase):
@@ -467,7 +379,7 @@ class _RangeReader(io.RawIOBase):
         return fetch(self._tree.repo_id, self._tree.commit, self._file.name, start, end)
 
 
-@_with_patience
+@with_patience
 def _fetch_range(repo_id: str, commit: str, name: str, start: int, end: int) -> bytes:
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
@@ -484,7 +396,7 @@ def _fetch_range(repo_id: str, commit: str, name: str, start: int, end: int) -> 
     )
     hf_raise_for_status(response)
     content: bytes = response.content
-    _traffic.add(len(content))
+    traffic.count(len(content))
     if response.status_code == 200:  # the server does not know ranges
         content = content[start:end]
     if len(content) != end - start:
