@@ -10,7 +10,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from asr_fine_tuner.files import canonical_json, hashes_below, mismatches, sync_folder, sync_tree, write_atomically
+from asr_fine_tuner.files import (
+    canonical_json,
+    full_disk_explained,
+    hashes_below,
+    mismatches,
+    sync_folder,
+    sync_tree,
+    write_atomically,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -18,15 +26,24 @@ SEAL_NAME = "complete.json"
 
 
 @contextlib.contextmanager
-def sealed(folder: Path) -> Iterator[Path]:
-    """Yields a staging folder that becomes `folder` when the block ends without an error."""
+def sealed(folder: Path, bytes_needed: int | None = None) -> Iterator[Path]:
+    """Yields a staging folder that becomes `folder` when the block ends without an error, and is removed otherwise.
+
+    Raises:
+        PermanentError: the disk is full.
+    """
     staging = folder.with_name(f".{folder.name}.tmp")
     if staging.exists():
         shutil.rmtree(staging)
     staging.mkdir(parents=True)
-    yield staging
-    sync_tree(staging)
-    write_atomically(staging / SEAL_NAME, canonical_json(hashes_below(staging)))
+    try:
+        with full_disk_explained(folder.parent, bytes_needed):
+            yield staging
+            sync_tree(staging)
+            write_atomically(staging / SEAL_NAME, canonical_json(hashes_below(staging)))
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
     if folder.exists():
         shutil.rmtree(folder)
     staging.replace(folder)
@@ -64,7 +81,10 @@ def newest_complete(output_dir: Path) -> Path | None:
     return next((folder for folder in checkpoints_in(output_dir) if is_complete(folder)), None)
 
 
-def remove_older(output_dir: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    for folder in checkpoints_in(output_dir)[keep:]:
+def remove_older(output_dir: Path, step: int, keep: int) -> None:
+    """Remove all but the newest `keep` of the checkpoints up to `step`.
+
+    Later ones are damaged, else training would have continued from them; they must not count as kept.
+    """
+    for folder in [folder for folder in checkpoints_in(output_dir) if step_of(folder) <= step][keep:]:
         shutil.rmtree(folder)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from asr_fine_tuner.errors import TransientError
+from asr_fine_tuner.errors import PermanentError, TransientError
 
 
 def sha256_of(path: Path) -> str:
@@ -82,6 +85,39 @@ def mismatches(folder: Path, expected: Mapping[str, str]) -> list[str]:
         elif (found := sha256_of(path)) != sha256:
             problems.append(f"{name} has sha256 {found[:12]}..., written was {sha256[:12]}...")
     return problems
+
+
+@contextlib.contextmanager
+def full_disk_explained(folder: Path, bytes_needed: int | None = None) -> Iterator[None]:
+    """Writing below `folder` in the block tells a full disk by its path, what is free and what is needed.
+
+    Raises:
+        PermanentError: the disk is full, or the quota or the limit of file sizes is reached.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+        needed = f"about {bytes_needed / 1e6:,.0f} MB" if bytes_needed else "room for what is written"
+        raise PermanentError(
+            given=f"cannot write to {folder}: {error} ({free / 1e6:,.0f} MB free)",
+            expected=f"{needed} there; what was finished before is untouched",
+            action="free space or use a larger volume, then run the same command again: it continues",
+        ) from error
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    # safetensors and torch write by themselves and tell only in words.
+    numbers = "|".join(str(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    return bool(
+        re.search(
+            rf"\(os error ({numbers})\)|PytorchStreamWriter failed writing|enforce fail at inline_container", str(error)
+        )
+    )
 
 
 @contextlib.contextmanager

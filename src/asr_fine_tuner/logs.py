@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO, cast
 
 # Tokens by their shape, so that one is caught even when it did not come from this process's environment.
 _TOKEN_SHAPES = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\bwandb_v1_\w{16,}|(?<=[Bb]earer )[\w.~+/-]{8,}=*")
@@ -20,20 +23,48 @@ def redact(text: str) -> str:
     return _TOKEN_SHAPES.sub("<token>", text)
 
 
-class _Redacting(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+class _RedactingStream:
+    """A text stream that never writes tokens, whoever prints: our log, the libraries' own handlers, tracebacks, bars."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(redact(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Our messages at `level`, the libraries' warnings, all on stderr and redacted."""
+@contextlib.contextmanager
+def output_on_stderr() -> Iterator[None]:
+    """Within the block all that is printed and logged goes to stderr, without tokens."""
+    stream = cast("TextIO", _RedactingStream(sys.stderr))
+    with contextlib.redirect_stderr(stream), contextlib.redirect_stdout(stream):
+        log_to_stderr()
+        yield
+
+
+def log_to_stderr() -> None:
+    """Our messages from INFO on, the libraries' warnings."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("asr_fine_tuner").setLevel(level)
+    logging.getLogger("asr_fine_tuner").setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
     if not sys.stderr.isatty():
         # Bars of the libraries (downloads, weights) are for terminals; the Hub's client reads this when imported.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # transformers warns at each generation that Whisper's own arguments are deprecated.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def redact_stderr() -> None:
+    """For a worker process: what it prints goes without tokens, too."""
+    sys.stderr = cast("TextIO", _RedactingStream(sys.stderr))
+    log_to_stderr()

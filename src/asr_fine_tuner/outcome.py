@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from asr_fine_tuner.command_line import read_parameters
 from asr_fine_tuner.errors import ExitCode, InterruptedJob, JobError
-from asr_fine_tuner.logs import log_to_stderr, redact
+from asr_fine_tuner.logs import output_on_stderr, redact
 from asr_fine_tuner.parameters import JobParameters
 from asr_fine_tuner.stop import stop_on_signals
 
@@ -26,37 +26,39 @@ class JobResult(Protocol):
 
 def run_job(job: str, kind: type[P], run: Callable[[P], JobResult], argv: Sequence[str]) -> int:
     """Parse the parameters, run the job and report how it ended; returns the exit code."""
-    outcome: Mapping[str, object]
     # The libraries print to stdout here and there; the last line of stdout has to be ours.
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            log_to_stderr()
-            with stop_on_signals():
-                # Help is for people: it goes where they expect it.
-                with contextlib.redirect_stdout(sys.__stdout__ or sys.stderr):
-                    parameters = read_parameters(kind, f"python -m jobs.{job}", argv)
-                outcome = {"status": "done", **run(parameters).as_json()}
-            code = ExitCode.DONE
-        except JobError as error:
-            logger.error("%s stopped: %s", job, error)
-            code = error.exit_code
-            status = "interrupted" if isinstance(error, InterruptedJob) else "failed"
-            outcome = {
-                "status": status,
-                "error": {
-                    "kind": type(error).__name__,
-                    "given": error.given,
-                    "expected": error.expected,
-                    "action": error.action,
-                },
-            }
-        except KeyboardInterrupt:
-            logger.error("%s stopped at once by a second Ctrl-C", job)
-            code, outcome = ExitCode.INTERRUPTED, {"status": "interrupted"}
-        except Exception as error:  # noqa: BLE001 - the last resort: told as a bug, with its traceback
-            logger.error("this is a bug, please report it:\n%s", traceback.format_exc())
-            code = ExitCode.BUG
-            outcome = {"status": "failed", "error": {"kind": type(error).__name__, "given": str(error)}}
-    line = {"job": job, **outcome, "exit_code": int(code)}
-    print(redact(json.dumps(line, ensure_ascii=False)), flush=True)  # noqa: T201
+    with output_on_stderr():
+        code, outcome = _outcome(job, kind, run, argv)
+    _print_last_line(job, outcome, code)
     return int(code)
+
+
+def _outcome(
+    job: str, kind: type[P], run: Callable[[P], JobResult], argv: Sequence[str]
+) -> tuple[ExitCode, Mapping[str, object]]:
+    def grace_is_over() -> None:
+        logger.error("%s stopped: the grace time is over; what was finished is kept", job)
+        _print_last_line(job, {"status": "interrupted"}, ExitCode.INTERRUPTED)
+
+    try:
+        with stop_on_signals(grace_is_over):
+            # Help is for people: it goes where they expect it.
+            with contextlib.redirect_stdout(sys.__stdout__ or sys.stderr):
+                parameters = read_parameters(kind, f"python -m jobs.{job}", argv)
+            return ExitCode.DONE, {"status": "done", **run(parameters).as_json()}
+    except JobError as error:
+        logger.error("%s stopped: %s", job, error)
+        told = {"given": error.given, "expected": error.expected, "action": error.action}
+        status = "interrupted" if isinstance(error, InterruptedJob) else "failed"
+        return error.exit_code, {"status": status, "error": {"kind": type(error).__name__, **told}}
+    except KeyboardInterrupt:
+        logger.error("%s stopped at once by a second Ctrl-C; what was finished is kept", job)
+        return ExitCode.INTERRUPTED, {"status": "interrupted"}
+    except Exception as error:  # noqa: BLE001 - the last resort: told as a bug, with its traceback
+        logger.error("this is a bug, please report it:\n%s", traceback.format_exc())
+        return ExitCode.BUG, {"status": "failed", "error": {"kind": type(error).__name__, "given": str(error)}}
+
+
+def _print_last_line(job: str, outcome: Mapping[str, object], code: ExitCode) -> None:
+    line = json.dumps({"job": job, **outcome, "exit_code": int(code)}, ensure_ascii=False)
+    print(redact(line), file=sys.__stdout__, flush=True)

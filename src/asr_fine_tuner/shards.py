@@ -21,6 +21,8 @@ from asr_fine_tuner.dataset import ShardPlan
 from asr_fine_tuner.encoding import ClipRejected, EncoderSettings, shared_encoder
 from asr_fine_tuner.errors import TransientError
 from asr_fine_tuner.files import canonical_json, mismatches, sha256_of, sync_folder, write_atomically
+from asr_fine_tuner.logs import redact_stderr
+from asr_fine_tuner.manifest import MANIFEST_NAME
 from asr_fine_tuner.stop import raise_if_stopped, share_stop, stop_requested
 
 logger = logging.getLogger(__name__)
@@ -89,6 +91,11 @@ class WorkingFolder:
     def identity(self) -> str | None:
         """What this folder was created for; None when there is no such folder."""
         return self._identity_path.read_text(encoding="utf-8") if self._identity_path.is_file() else None
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed job left between its last shard and the finished artifact, which would be hashed too."""
+        for path in [*self.artifact.rglob(".*.tmp"), self.artifact / MANIFEST_NAME]:
+            path.unlink(missing_ok=True)
 
     def record_path(self, index: int) -> Path:
         return self.folder / "shards" / f"{index:05d}.json"
@@ -219,6 +226,9 @@ def _in_processes(tasks: Sequence[ShardTask], num_workers: int) -> Iterator[Enco
                 if stop_requested():
                     return
         except BrokenProcessPool:
+            # A signal to the whole process group ends the workers too, before they can be told to stop.
+            if stop_requested():
+                return
             raise TransientError(
                 given=f"one of {num_workers} worker processes was killed, most often for lack of memory",
                 expected="workers that live until their shard is done",
@@ -235,5 +245,6 @@ def _start_worker(stop: Event) -> None:
     # Ctrl-C reaches the whole process group; the parent decides and tells through the event.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     share_stop(stop)
+    redact_stderr()
     # More than one torch thread in each of several workers fights over the cores, and can hang.
     torch.set_num_threads(1)
