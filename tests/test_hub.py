@@ -171,13 +171,30 @@ class TestFailures:
             client.open_dataset("org/spe--ech..", None)
 
 
+class TestPublicDataset:
+    def test_only_what_anyone_may_read_is_public(self, hub: LoopbackHub) -> None:
+        hub.add_repo("dataset", "org/open", {"a.txt": b"a"})
+        hub.add_repo("dataset", "org/closed", {"a.txt": b"a"}, private=True)
+        hub.add_repo("dataset", "org/gated", {"a.txt": b"a"}, gated=True)
+        assert client.is_public_dataset("org/open")
+        assert not client.is_public_dataset("org/closed")
+        assert not client.is_public_dataset("org/gated")
+        assert not client.is_public_dataset("org/none")
+
+
 class TestModel:
+    def test_the_licence_is_that_of_the_card(self, hub: LoopbackHub, tmp_path: Path) -> None:
+        hub.add_repo("model", "org/free", {**MODEL, "README.md": b"---\nlicense: apache-2.0\n---\n# Free"})
+        unsaid = corpora.write(tmp_path / "unsaid", {**MODEL, "README.md": b"---\n: [\n---\n"})
+        assert client.download_model("org/free", None, weights=False).licence == "apache-2.0"
+        assert client.download_model(str(unsaid), None, weights=False).licence is None
+
     def test_only_what_is_allowed_is_fetched(self, hub: LoopbackHub) -> None:
         commit = hub.add_repo("model", "org/whisper", MODEL)
         without = client.download_model("org/whisper", None, weights=False)
         assert without.revision == commit
-        assert {path.name for path in without.folder.iterdir()} == set(MODEL) & set(client.MODEL_FILES)
-        folder, revision = client.download_model("org/whisper", commit, weights=True)
+        assert {path.name for path in without.folder.iterdir()} == set(MODEL) & {*client.MODEL_FILES, client.CARD_FILE}
+        folder, revision, _ = client.download_model("org/whisper", commit, weights=True)
         assert (revision, folder) == (commit, without.folder)
         assert (folder / "model.safetensors").read_bytes() == MODEL["model.safetensors"]
         assert not [request for request in hub.requests if request.path.endswith((".bin", ".h5", ".py"))]
@@ -187,7 +204,7 @@ class TestModel:
         hub.add_repo(
             "model", "org/large", {"config.json": b"{}", "model.fp32.safetensors": b"x"} | dict.fromkeys(names, b"{}")
         )
-        folder, _ = client.download_model("org/large", None, weights=True)
+        folder = client.download_model("org/large", None, weights=True).folder
         assert {path.name for path in folder.iterdir()} == {"config.json", *names}
 
     def test_pickled_weights_are_refused(self, hub: LoopbackHub, tmp_path: Path) -> None:

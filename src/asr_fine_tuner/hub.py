@@ -5,15 +5,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+import yaml
+
 from asr_fine_tuner import traffic
 from asr_fine_tuner.errors import PermanentError, TransientError
 from asr_fine_tuner.files import sha256_of
 from asr_fine_tuner.filetree import LocalFolder, StoredFile
+from asr_fine_tuner.hub_errors import RepositoryNotFound
 from asr_fine_tuner.patience import with_patience
 from asr_fine_tuner.traffic import bytes_fetched
 
@@ -29,10 +33,13 @@ __all__ = [
     "bytes_fetched",
     "check_write_access",
     "download_model",
+    "is_public_dataset",
     "open_converted_dataset",
     "open_dataset",
     "upload_model",
 ]
+
+logger = logging.getLogger(__name__)
 
 CONVERTED_BRANCH = "refs/convert/parquet"  # where the Hub keeps a parquet conversion of datasets that it can read
 
@@ -50,6 +57,7 @@ MODEL_FILES = (
     "added_tokens.json",
     "special_tokens_map.json",
 )
+CARD_FILE = "README.md"
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 
 _READ_AHEAD = 1 << 14  # bytes: the headers and metadata between two clips of an archive, less than a clip
@@ -62,10 +70,12 @@ class ModelFiles(NamedTuple):
     folder: holds the files of the allow-list.
     revision: the commit; for a local folder `sha256:` and a hash over its configuration and tokenizer, which is what
         features and labels depend on.
+    licence: as its card has it (`apache-2.0`); None when it has none.
     """
 
     folder: Path
     revision: str
+    licence: str | None
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,17 @@ def open_converted_dataset(repo_id: str) -> HubTree | None:
     return HubTree(repo_id, commit) if commit is not None else None
 
 
+def is_public_dataset(repo_id: str) -> bool:
+    """Whether anyone may read a dataset: it is there, and neither private nor gated.
+
+    Raises TransientError while the Hub cannot be reached.
+    """
+    try:
+        return _is_public(repo_id)
+    except RepositoryNotFound:
+        return False
+
+
 def download_model(model_id: str, revision: str | None, *, weights: bool) -> ModelFiles:
     """A checkpoint's configuration and tokenizer, and with `weights` its safetensors, from the Hub or a local folder.
 
@@ -130,7 +151,9 @@ def download_model(model_id: str, revision: str | None, *, weights: bool) -> Mod
         revision = LocalFolder(local.absolute()).revision(names & set(MODEL_FILES))
     else:
         revision = _resolve(model_id, "model", revision)
-        folder = _download_snapshot(model_id, "model", revision, (*MODEL_FILES, *(WEIGHT_FILES if weights else ())))
+        folder = _download_snapshot(
+            model_id, "model", revision, (*MODEL_FILES, CARD_FILE, *(WEIGHT_FILES if weights else ()))
+        )
         names = set(_cached_tree(model_id, "model", revision) or (path.name for path in folder.iterdir()))
     if "config.json" not in names:
         raise PermanentError(
@@ -146,7 +169,21 @@ def download_model(model_id: str, revision: str | None, *, weights: bool) -> Mod
             action="convert it at https://huggingface.co/spaces/safetensors/convert and give the pull request this "
             "opens as --model_revision refs/pr/N, or use another checkpoint",
         )
-    return ModelFiles(folder, revision)
+    return ModelFiles(folder, revision, _licence_in(folder / CARD_FILE))
+
+
+def _licence_in(card: Path) -> str | None:
+    from huggingface_hub import RepoCard
+
+    if not card.is_file():
+        return None
+    text = card.read_text(encoding="utf-8", errors="replace")
+    try:
+        licence = RepoCard(text, ignore_metadata_errors=True).data.get("license")
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        logger.warning("%s has metadata that cannot be read, so the licence of the model is not known: %s", card, error)
+        return None
+    return licence if isinstance(licence, str) else None
 
 
 def check_write_access(repo_id: str, *, private: bool) -> str:
@@ -226,6 +263,12 @@ def _client() -> HfApi:
 @with_patience
 def _resolve(repo_id: str, repo_type: str, revision: str | None) -> str:
     return str(_client().resolve_revision(repo_id, repo_type=repo_type, revision=revision).resolved)
+
+
+@with_patience
+def _is_public(repo_id: str) -> bool:
+    dataset = _client().dataset_info(repo_id)
+    return not (dataset.private or dataset.gated)
 
 
 @with_patience

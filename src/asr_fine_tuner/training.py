@@ -20,6 +20,7 @@ from asr_fine_tuner.model_folder import CURVES_NAME, RESULTS_NAME, published_fil
 from asr_fine_tuner.parameters import TrainParameters, default_model_name
 from asr_fine_tuner.results import TrainingResults, read_results, results_table
 from asr_fine_tuner.run_folder import Identity, RunFolder, run_id
+from asr_fine_tuner.stop import raise_if_stopped
 from asr_fine_tuner.tracking import start_tracking
 from asr_fine_tuner.training_input import TrainingInput, check_fits, open_artifact
 
@@ -105,11 +106,11 @@ def train(parameters: TrainParameters) -> TrainResult:
         tracking_url = None
         trained = not run.is_finished()
         if trained:
-            tracking_url = _fine_tune(run, source, parameters, model_name, run_id(identity, run.folder))
+            tracking_url = _fine_tune(run, source, parameters, model_name, identity)
         else:
             logger.info("the model in %s is finished already", run.model)
         results = read_results(run.model / RESULTS_NAME)
-        _write_card(run, results, repo_id or model_name)
+        _write_card(run, results, repo_id or model_name, model.licence)
         Console(stderr=True).print(results_table(results))
         published = _publish(run, source, parameters, repo_id)
     return TrainResult(
@@ -128,15 +129,16 @@ def train(parameters: TrainParameters) -> TrainResult:
 
 
 def _fine_tune(
-    run: RunFolder, source: TrainingInput, parameters: TrainParameters, model_name: str, tracked_as: str
+    run: RunFolder, source: TrainingInput, parameters: TrainParameters, model_name: str, identity: Identity
 ) -> str | None:
     """Train, and write the finished model; returns where the run can be seen."""
     manifest = source.manifest
     weights = hub.download_model(parameters.model_id, parameters.model_revision, weights=True)
     tracker = start_tracking(
-        run_id=tracked_as,
+        run_id=run_id(identity, run.folder),
         name=model_name,
-        parameters=parameters.model_dump(),
+        # Not where files lie on this machine.
+        parameters={**identity, **parameters.model_dump(include={"eval_batch_size", "logging_steps", "save_steps"})},
         dataset_summary={
             "dataset": manifest.dataset.model_dump(),
             "splits": {split: summary.model_dump() for split, summary in manifest.splits.items()},
@@ -161,10 +163,10 @@ def _fine_tune(
     return tracker.url
 
 
-def _write_card(run: RunFolder, results: TrainingResults, repo_id: str) -> None:
+def _write_card(run: RunFolder, results: TrainingResults, repo_id: str, licence: str | None) -> None:
     # Outside the sealed files: the repository's name is known only when the model is published.
     curves = CURVES_NAME if (run.model / CURVES_NAME).is_file() else None
-    write_model_card(run.model, results, repo_id=repo_id, licence=None, curves=curves)
+    write_model_card(run.model, results, repo_id=repo_id, licence=licence, curves=curves)
 
 
 def _publish(
@@ -177,8 +179,11 @@ def _publish(
             run.model,
         )
         return None
-    files = published_files(run.model, with_transcripts=source.manifest.dataset.on_hub or parameters.private)
-    uploaded = hub.upload_model(run.model, repo_id, files)
+    raise_if_stopped(f"the finished model is in {run.model}")
+    dataset = source.manifest.dataset
+    # predictions.jsonl quotes the test transcripts: only for those who may read them anyway.
+    with_transcripts = parameters.private or (dataset.on_hub and hub.is_public_dataset(dataset.id))
+    uploaded = hub.upload_model(run.model, repo_id, published_files(run.model, with_transcripts=with_transcripts))
     logger.info("published: %s", uploaded.url)
     return uploaded
 
