@@ -23,6 +23,8 @@ from loopback.wandb import LoopbackWandb
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+pytest_plugins = ["tiny_training"]
+
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
 
@@ -92,6 +94,8 @@ def hf_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(home))
     for name, folder in {"HF_HOME": "", "HF_HUB_CACHE": "hub", "HF_ASSETS_CACHE": "assets"}.items():
         monkeypatch.setattr(constants, name, str(home / folder))
+    # cached_assets_path took its default from the constants when it was imported.
+    monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(home / "assets"))
     if "datasets" in sys.modules:
         from datasets import config
 

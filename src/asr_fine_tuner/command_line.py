@@ -7,7 +7,7 @@ import difflib
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,9 +24,15 @@ ENV_FILE = ".env"
 TOKENS = ("HF_TOKEN", "WANDB_API_KEY")
 P = TypeVar("P", bound=JobParameters)
 
+_DESCRIPTIONS = {
+    PreprocessParameters: "Turn a speech dataset into the artifact that the train job reads: log-mel features and labels.",
+    TrainParameters: "Fine-tune Whisper on an artifact of the preprocess job, compare it with the base model, publish it.",
+}
+
 _EPILOG = """\
-Each parameter is a flag (--max_steps 100, also --max-steps 100), an environment variable (ASR_MAX_STEPS=100)
-or a line in .env; flags win, then the environment, then .env.
+Each parameter is a flag (--max_train_samples 100, also --max-train-samples 100), an environment variable
+(ASR_MAX_TRAIN_SAMPLES=100) or a line in .env; flags win, then the environment, then .env. The value none stands for
+"not given".
 
 Tokens come only from the environment or .env: HF_TOKEN (gated or private repositories, publishing) and WANDB_API_KEY
 (Weights & Biases; WANDB_MODE=offline logs without it).
@@ -45,7 +51,8 @@ def read_parameters(kind: type[P], program: str, argv: Sequence[str]) -> P:
     """
     flags = vars(_parser(kind, program).parse_args(_underscored(argv, kind)))
     dotenv = dotenv_values(ENV_FILE)
-    _refuse_unknown_variables({**dotenv, **os.environ})
+    _refuse_unknown_variables(os.environ, "environment variable")
+    _refuse_unknown_variables(dotenv, f"line in {ENV_FILE}")
     # HF_HOME, HF_TOKEN and the like in .env have to be in the environment before the Hub's client is imported.
     load_dotenv(ENV_FILE, override=False)
 
@@ -92,7 +99,7 @@ def _parser(kind: type[JobParameters], program: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=program,
         usage=f"{program} [--PARAMETER VALUE ...]",
-        description=f"{kind.__doc__}",
+        description=_DESCRIPTIONS[kind],
         epilog=_EPILOG,
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
@@ -137,21 +144,22 @@ def _underscored(argv: Sequence[str], kind: type[JobParameters]) -> list[str]:
     return flags
 
 
-def _refuse_unknown_variables(variables: Mapping[str, str | None]) -> None:
+def _refuse_unknown_variables(variables: Mapping[str, str | None], called: str) -> None:
     # One .env serves both jobs, so a variable is known when either job has the parameter.
     known = {**PreprocessParameters.model_fields, **TrainParameters.model_fields}
     for variable in sorted(variables):
         name = variable.upper().removeprefix(ENV_PREFIX).lower()
         if variable.upper().startswith(ENV_PREFIX) and name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            nearest = _nearest(name, known)
             raise PermanentError(
-                given=f"environment variable {variable}, which names no parameter",
-                expected=f"{ENV_PREFIX}{nearest[0].upper()}" if nearest else "a parameter's name after ASR_",
-                action="correct or unset it",
+                given=f"the {called} {variable}, which names no parameter",
+                expected=f"{ENV_PREFIX}{nearest.upper()}" if nearest else "a parameter's name after ASR_",
+                action="correct or remove it",
             )
 
 
 def _unknown(shown: str, name: str, kind: type[JobParameters]) -> PermanentError:
+    name = name.lower()
     if name in {token.lower() for token in TOKENS}:
         return PermanentError(
             given=f"{shown} as a parameter",
@@ -165,12 +173,18 @@ def _unknown(shown: str, name: str, kind: type[JobParameters]) -> PermanentError
                 expected="a parameter of this job",
                 action=f"leave it out: it belongs to python -m jobs.{job}",
             )
-    nearest = difflib.get_close_matches(name, kind.model_fields, n=1, cutoff=0.5)
+    nearest = _nearest(name, kind.model_fields)
     return PermanentError(
         given=f"unknown parameter {shown}",
-        expected=f"--{nearest[0]}" if nearest else "one of the parameters that --help lists",
+        expected=f"--{nearest}" if nearest else "one of the parameters that --help lists",
         action="correct the name" if nearest else "see --help",
     )
+
+
+def _nearest(name: str, known: Collection[str]) -> str | None:
+    """The known name that was most likely meant: one that begins so, else the most similar one."""
+    begin_so = [candidate for candidate in known if candidate.startswith(name)]
+    return next(iter(begin_so or difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
 
 
 def _explained(

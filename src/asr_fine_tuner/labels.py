@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 # Multilingual Whisper has at least this many tokens; English-only checkpoints have one less
 # (openai/whisper, Whisper.is_multilingual). Only asked when generation_config.json does not say.
 _MULTILINGUAL_VOCABULARY = 51865
+
+# Within the two characters that each token of Whisper's own begins with (`<|endoftext|>`, `<|it|>`, `<|0.02|>`).
+_INSIDE_MARKER = re.compile(r"(?<=<)(?=\|)")
 
 
 class LabelEncoder:
@@ -49,9 +53,15 @@ class LabelEncoder:
         return cls(load_tokenizer(model_folder), language_code, task, multilingual=is_multilingual(model_folder))
 
     def encode(self, text: str) -> list[int]:
-        """`<|startoftranscript|>` language task `<|notimestamps|>` text `<|endoftext|>`, as token ids `[n_labels]`."""
-        ids: list[int] = self.tokenizer(text).input_ids
-        return ids
+        """`<|startoftranscript|>` language task `<|notimestamps|>` text `<|endoftext|>`, as token ids `[n_labels]`.
+
+        What reads like a token in the transcript (`<|endoftext|>`) is spelt as text, so that it cannot end the labels.
+        """
+        # The tokenizer's own split_special_tokens leaves timestamps whole; cut within the marker, nothing matches.
+        ids: list[int] = []
+        for part in _INSIDE_MARKER.split(text):
+            ids += self.tokenizer(part, add_special_tokens=False).input_ids
+        return list(self.tokenizer.build_inputs_with_special_tokens(ids))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The transcript in `ids`, special tokens left out."""

@@ -39,7 +39,7 @@ class JobParameters(BaseModel):
         default=None,
     )
     language: str | None = _parameter(
-        "language as Whisper names it (Italian); when not given, the one of language_code", default=None
+        "language to train as, by Whisper's name (Italian); when not given, the one of language_code", default=None
     )
     task: Task = _parameter("transcribe in the language, or translate into English", default="transcribe")
     max_train_samples: PositiveInt | None = _parameter("read at most this many of the train split", "clips", None)
@@ -105,6 +105,9 @@ class TrainParameters(JobParameters):
 
     dataset_name: str | None = _parameter("dataset the artifact has to come from; any when not given", default=None)
     language_code: str | None = _parameter("language code the artifact has to be of; any when not given", default=None)
+    language: str | None = _parameter(
+        "language the artifact has to be trained as, by Whisper's name; any when not given", default=None
+    )
     task: Task | None = _parameter("task the artifact has to be for; any when not given", default=None)  # type: ignore[assignment]
     artifact_name: str | None = _parameter(
         "name of the artifact in the Hugging Face cache, or its folder; when not given, made as in preprocess",

@@ -14,7 +14,7 @@ from pathlib import Path
 from asr_fine_tuner import hub
 from asr_fine_tuner.artifact import SPLITS, write_dataset_metadata
 from asr_fine_tuner.dataset import DatasetPlan, resolve_dataset
-from asr_fine_tuner.encoding import EncoderSettings, model_format
+from asr_fine_tuner.encoding import EncoderSettings, model_format, shared_encoder
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.files import exclusive, hashes_below, mismatches, sync_folder, write_atomically
 from asr_fine_tuner.languages import Language, resolve_language
@@ -88,8 +88,19 @@ def preprocess(parameters: PreprocessParameters) -> PreprocessResult:
         InterruptedJob: SIGTERM or SIGINT; finished shards are kept and the next call continues.
     """
     language = resolve_language(parameters.language_code, parameters.language)
-    model_folder, model_revision = hub.download_model(parameters.model_id, parameters.model_revision, weights=False)
-    model = model_format(public_name(parameters.model_id), model_revision, model_folder)
+    files = hub.download_model(parameters.model_id, parameters.model_revision, weights=False)
+    model = model_format(public_name(parameters.model_id), files.revision, files.folder)
+    encoding = _encoding(parameters, language, model)
+    settings = EncoderSettings(
+        model_folder=files.folder,
+        language_code=language.code,
+        task=parameters.task,
+        min_duration=encoding.min_duration,
+        max_duration=encoding.max_duration,
+        max_labels=model.max_labels,
+    )
+    shared_encoder(settings)  # refuses a language or task that the checkpoint lacks before the dataset is touched
+    fetched_before = hub.bytes_fetched()
     dataset = resolve_dataset(
         parameters.dataset_name,
         language_code=parameters.language_code,
@@ -115,31 +126,25 @@ def preprocess(parameters: PreprocessParameters) -> PreprocessResult:
         licence=dataset.licence,
         splits=dict(plan.sources),
     )
-    encoding = _encoding(parameters, language, model)
-    settings = EncoderSettings(
-        model_folder=model_folder,
-        language_code=language.code,
-        task=parameters.task,
-        min_duration=encoding.min_duration,
-        max_duration=encoding.max_duration,
-        max_labels=model.max_labels,
-    )
+    bytes_fetched = hub.bytes_fetched() - fetched_before
     name = parameters.artifact_name or default_artifact_name(
         parameters.model_id, parameters.dataset_name, parameters.language_code, parameters.task
     )
     home = ArtifactHome.of(name)
     with exclusive(home.lock, what=f"artifact {name}"):
-        existing = _finished(home.artifact)
-        if existing and existing.identity == identity_of(model, origin, encoding):
+        existing = _finished(name, home.artifact, overwrite=parameters.overwrite)
+        reused = existing is not None and existing.identity == identity_of(model, origin, encoding)
+        if existing and reused:
             logger.info("artifact %s is there already, made from the same input", name)
-            return _result(name, home.artifact, existing, reused=True, bytes_fetched=0)
-        if existing and not parameters.overwrite:
+            manifest = existing
+        elif existing and not parameters.overwrite:
             raise _name_is_taken(name, existing, model, origin, encoding)
-        work = _working_folder(home.partial, identity_of(model, origin, encoding))
-        bytes_fetched = _encode(plan, work, settings, parameters.num_workers or usable_cores())
-        manifest = _finish(work, plan, parameters.max_rejected_fraction, model, origin, encoding)
-        _move_into_place(work, home.artifact)
-    result = _result(name, home.artifact, manifest, reused=False, bytes_fetched=bytes_fetched)
+        else:
+            work = _working_folder(home.partial, identity_of(model, origin, encoding))
+            bytes_fetched += _encode(plan, work, settings, parameters.num_workers or usable_cores())
+            manifest = _finish(work, plan, parameters.max_rejected_fraction, model, origin, encoding)
+            _move_into_place(work, home.artifact)
+    result = _result(name, home.artifact, manifest, reused=reused, bytes_fetched=bytes_fetched)
     show_artifact(home.artifact, manifest, result.artifact_bytes, bytes_fetched)
     return result
 
@@ -174,13 +179,22 @@ def _encoding(parameters: PreprocessParameters, language: Language, model: Model
     )
 
 
-def _finished(artifact: Path) -> Manifest | None:
-    """The manifest of a finished and undamaged artifact; a damaged one counts as none and is replaced."""
+def _finished(name: str, artifact: Path, *, overwrite: bool) -> Manifest | None:
+    """The manifest of a finished and undamaged artifact; a damaged one counts as none and is replaced.
+
+    Raises:
+        PermanentError: the manifest cannot be read (another version may have written it), without `overwrite`.
+    """
     if not (artifact / MANIFEST_NAME).is_file():
         return None
-    manifest = read_manifest(artifact)
+    try:
+        manifest = read_manifest(artifact)
+    except PermanentError:
+        if overwrite:
+            return None
+        raise
     if problems := mismatches(artifact, manifest.files):
-        logger.warning("artifact %s is damaged (%s) and is made anew", artifact.name, "; ".join(problems))
+        logger.warning("artifact %s is damaged (%s) and is made anew", name, "; ".join(problems))
         return None
     return manifest
 
@@ -237,6 +251,7 @@ def _finish(
     Raises:
         PermanentError: too much was rejected, or a split is left without clips.
     """
+    work.remove_leftovers()
     records = [work.record(index) for index in range(len(plan.shards))]
     rejected = [rejection for record in records for rejection in record.rejected]
     lines = (json.dumps(rejection.model_dump(), ensure_ascii=False) + "\n" for rejection in rejected)
@@ -249,7 +264,7 @@ def _finish(
             raise PermanentError(
                 given=f"no clip in the {split} split ({plan.sources.get(split, 'no source')})",
                 expected="at least one clip in each of train, validation and test",
-                action="raise the caps, or look at why clips were rejected in rejected.jsonl",
+                action=f"raise the caps, or see in {work.artifact / REJECTED_NAME} why clips were rejected",
             )
     names = {split: [file.name for file in of_split] for split, of_split in files.items()}
     write_dataset_metadata(work.artifact, names, model.n_mels, identity_of(model, origin, encoding))
@@ -283,7 +298,7 @@ def _refuse_too_many(rejected: Sequence[Rejection], plan: DatasetPlan, at_most: 
     counted = ", ".join(f"{reason} {count}" for reason, count in reasons)
     raise PermanentError(
         given=f"{len(rejected)} of {total} clips are rejected: {counted}; first {rejected[0].id}: {rejected[0].detail}",
-        expected=f"at most {at_most:.0%} (--max_rejected_fraction {at_most:g})",
+        expected=f"at most {100 * at_most:g} % (--max_rejected_fraction {at_most:g})",
         action=f"read {listed} and mend the data, or allow more; encoded clips are kept for that",
     )
 
@@ -302,7 +317,7 @@ def _result(name: str, artifact: Path, manifest: Manifest, *, reused: bool, byte
         artifact_name=name,
         sha256=manifest.sha256,
         reused=reused,
-        splits=manifest.splits,
+        splits={split: manifest.splits[split] for split in SPLITS},
         rejected=manifest.rejected,
         bytes_fetched=bytes_fetched,
         artifact_bytes=sum(path.stat().st_size for path in artifact.rglob("*") if path.is_file()),

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from asr_fine_tuner.artifact import ArtifactSplit
+from asr_fine_tuner.artifact import SPLITS, ArtifactSplit
 from asr_fine_tuner.manifest import Manifest
 
 _HISTOGRAM_EDGES = (0.0, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0)  # seconds
@@ -18,12 +18,13 @@ _BAR_WIDTH = 24
 def show_artifact(artifact: Path, manifest: Manifest, artifact_bytes: int, bytes_fetched: int) -> None:
     """Clips and hours of each split, durations, rejections and sizes, on stderr."""
     console = Console(stderr=True)
-    clips = Table(title=f"{manifest.dataset.id} ({manifest.dataset.config}), {manifest.encoding.language}")
+    clips = Table(title=f"{manifest.dataset.id} ({manifest.dataset.config}), {manifest.encoding.language.title()}")
     clips.add_column("split")
     clips.add_column("from")
     for column in ("clips", "hours", "longest labels"):
         clips.add_column(column, justify="right")
-    for split, summary in manifest.splits.items():
+    for split in SPLITS:
+        summary = manifest.splits[split]
         clips.add_row(
             split,
             manifest.dataset.splits.get(split, ""),
@@ -40,7 +41,7 @@ def show_artifact(artifact: Path, manifest: Manifest, artifact_bytes: int, bytes
 
 
 def _durations(artifact: Path, manifest: Manifest) -> Table:
-    seconds = np.concatenate([ArtifactSplit(artifact, split).seconds for split in manifest.splits])
+    seconds = np.concatenate([ArtifactSplit(artifact, split).seconds for split in SPLITS])
     bins = 1 + int(np.searchsorted(_HISTOGRAM_EDGES, seconds.max()))
     edges = [*_HISTOGRAM_EDGES[:bins], *([np.inf] if seconds.max() > _HISTOGRAM_EDGES[-1] else [])]
     counts, _ = np.histogram(seconds, edges)
