@@ -9,12 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from transformers import TrainerState, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers import (
+    TrainerState,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    set_seed,
+)
 
 from asr_fine_tuner.artifact import SPLITS
 from asr_fine_tuner.batches import ClipDataset
 from asr_fine_tuner.checkpoints import sealed, step_of
 from asr_fine_tuner.curves import draw_training_curves
+from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.labels import LabelEncoder, is_multilingual
 from asr_fine_tuner.metrics import leading_metric, score_clips
@@ -107,6 +114,8 @@ class FineTuning:
             self.tracker.log({f"eval/{k.removeprefix('eval_')}": v for k, v in base.metrics("eval").items()}, 0)
         checkpoint = run.checkpoint()
         if checkpoint is None:
+            # Whether the base model was evaluated just now must not matter to what is drawn by chance.
+            set_seed(self.parameters.seed)
             trainer.train()
         else:
             self._continue(checkpoint)
@@ -117,22 +126,31 @@ class FineTuning:
         logger.info("continuing from step %d of %d", step_of(checkpoint), self.parameters.max_steps)
         trainer = self.trainer
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if state.global_step < self.parameters.max_steps:
+        if not trainer.is_done(state):
             trainer.args.eval_on_start = trainer.evaluation_is_missing(state)
             trainer.train(resume_from_checkpoint=str(checkpoint))
             return
-        # All steps are done: the trainer's loop would take one more.
+        # The trainer's loop would take one more step.
         trainer.state = state
         trainer.load_weights(checkpoint)
         if trainer.evaluation_is_missing(state):
             trainer.evaluate()
 
     def finish(self, model_name: str) -> TrainingResults:
-        """Evaluate best and base on the test split, and write the finished model's folder."""
+        """Evaluate best and base on the test split, and write the finished model's folder.
+
+        Raises:
+            InterruptedJob: SIGTERM or SIGINT; the evaluations that were finished are kept.
+            PermanentError: the best weights are gone or damaged.
+        """
         trainer, run = self.trainer, self.run
         best = trainer.best()
         if best is None:
-            raise RuntimeError(f"no best weights in {run.folder}, though training is done")
+            raise PermanentError(
+                given=f"{run.folder}: training is done, and no folder best-STEP is complete",
+                expected="the weights that did best on validation",
+                action="restore them from a copy, or move the folder away to train anew",
+            )
         best_folder, best_on_validation = best
         trainer.load_weights(best_folder)
         tuned = run.remembered("tuned-test", lambda: trainer.assess(self._ordered("test"), "test, tuned model"))
@@ -148,7 +166,8 @@ class FineTuning:
         with sealed(run.model) as folder:
             model = WhisperForConditionalGeneration.from_pretrained(best_folder, local_files_only=True)
             # Masking is for training only; whoever trains further decides anew.
-            model.config.update(_spec_augment_of(self._load_base().config))
+            base_config = WhisperConfig.from_pretrained(self.model_folder, local_files_only=True)
+            model.config.update(_spec_augment_of(base_config))
             extractor = WhisperFeatureExtractor.from_pretrained(self.model_folder, local_files_only=True)
             save_model(folder, model, self.labels.tokenizer, extractor)
             scores = score_clips(clips.ids, clips.texts, tuned.predictions, language_code=self.text_language)

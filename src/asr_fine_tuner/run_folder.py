@@ -50,7 +50,10 @@ class RunFolder:
                 raise self._taken("checkpoints of an unknown run")
             write_atomically(path, canonical_json(dict(identity)))
             return
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise self._taken(f"an unreadable {path.name}") from None
         differences = [
             f"{name} {found.get(name)!r} rather than {identity.get(name)!r}"
             for name in sorted({*found, *identity})

@@ -66,6 +66,8 @@ class WhisperTrainer(Seq2SeqTrainer):
     leading metric on the validation split.
     """
 
+    control: TrainerControl
+
     def __init__(
         self,
         *,
@@ -105,8 +107,10 @@ class WhisperTrainer(Seq2SeqTrainer):
         self._text_language = text_language
         self._patience = early_stopping_patience
         self._saving_to: Path | None = None
+        # Since the last log: seconds of audio trained on, seconds that took, and when the clock was last started.
         self._audio_seconds = 0.0
-        self._last_log_time: float | None = None
+        self._training_seconds = 0.0
+        self._clock_started: float | None = None
 
     @property
     def run_dir(self) -> Path:
@@ -119,7 +123,7 @@ class WhisperTrainer(Seq2SeqTrainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        self._last_log_time = self._last_log_time or time.monotonic()
+        self._clock_started = self._clock_started or time.monotonic()
         self._audio_seconds += float(inputs.pop("seconds").sum())
         inputs.pop("clip_index")
         loss = cast("torch.Tensor", super().training_step(model, inputs, num_items_in_batch))
@@ -148,13 +152,18 @@ class WhisperTrainer(Seq2SeqTrainer):
         return prepared
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._last_log_time is not None:
-            now = time.monotonic()
-            elapsed = now - self._last_log_time
-            logs["audio_seconds_per_second"] = self._audio_seconds / elapsed
-            logs["train_seconds"] = train_seconds(self.state) + elapsed
-            self._audio_seconds, self._last_log_time = 0.0, now
+        if "loss" in logs:
+            self._stop_clock()
+            logs["audio_seconds_per_second"] = self._audio_seconds / self._training_seconds
+            logs["train_seconds"] = train_seconds(self.state) + self._training_seconds
+            self._audio_seconds = self._training_seconds = 0.0
         super().log(logs, start_time)
+
+    def _stop_clock(self) -> None:
+        """Leave out of the training time what follows, up to the next training step."""
+        if self._clock_started is not None:
+            self._training_seconds += time.monotonic() - self._clock_started
+        self._clock_started = None
 
     def assess(self, clips: ClipDataset, what: str) -> Evaluation:
         """Transcribe and score every clip.
@@ -162,6 +171,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         Raises:
             InterruptedJob: SIGTERM or SIGINT, seen after each batch.
         """
+        self._stop_clock()
         began = time.monotonic()
         metric = error_rate_metric(
             language_code=self._text_language,
@@ -189,7 +199,6 @@ class WhisperTrainer(Seq2SeqTrainer):
                 metric.add_batch(predictions=transcripts, references=[clips.clips.texts[index] for index in indices])
                 bar.advance(len(indices))
                 raise_if_stopped("the evaluation was left")
-        self._last_log_time = None
         return Evaluation(metric.compute(), loss / n_labels, predictions, limit, time.monotonic() - began)
 
     @torch.no_grad()
@@ -197,16 +206,16 @@ class WhisperTrainer(Seq2SeqTrainer):
         """Summed cross entropy of the labels, and the transcripts.
 
         The encoder runs once for both, and one autocast context spans the whole, so that the weights are cast once
-        and not at every decoding step.
+        and not at every decoding step. The trainer wraps only the model's forward, and only once it trains.
         """
         inputs = self._prepare_inputs(dict(batch))
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():
             encoded = self.model.get_encoder()(inputs["input_features"])
             outputs = self.model(encoder_outputs=encoded, decoder_input_ids=inputs["decoder_input_ids"])
             loss = token_loss(outputs, inputs["labels"], 1)
             tokens = self.model.generate(
                 encoder_outputs=encoded,
-                max_length=self._prompt_length + max_new_tokens,
+                max_new_tokens=max_new_tokens,
                 # A clip fits the window; a stray timestamp token must not start a second pass over it.
                 force_unique_generate_call=True,
             )
@@ -225,10 +234,14 @@ class WhisperTrainer(Seq2SeqTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._keep_if_best(evaluation)
-        if self._patience and self._evaluations_since_best() >= self._patience:
+        if self._out_of_patience(self.state):
             logger.info("no better evaluation in %d: training stops early", self._patience)
             self.control.should_training_stop = True
         return metrics
+
+    def is_done(self, state: TrainerState) -> bool:
+        """Whether `state` is that of the last step, be it by count or by early stopping."""
+        return bool(state.global_step >= self.args.max_steps) or self._out_of_patience(state)
 
     def evaluation_is_missing(self, state: TrainerState) -> bool:
         """Whether the evaluation that was due at the step of `state` was interrupted."""
@@ -237,10 +250,16 @@ class WhisperTrainer(Seq2SeqTrainer):
             entry["step"] == state.global_step and "eval_loss" in entry for entry in state.log_history
         )
 
-    def _evaluations_since_best(self) -> int:
+    def _out_of_patience(self, state: TrainerState) -> bool:
         name = f"eval_{self.leading_metric}"
-        values = [entry[name] for entry in self.state.log_history if name in entry]
-        return len(values) - 1 - values.index(min(values))
+        rates = [entry[name] for entry in state.log_history if name in entry]
+        since_best = len(rates) - 1 - rates.index(min(rates)) if rates else 0
+        return self._patience is not None and since_best >= self._patience
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        # The evaluation that a resumed run makes up for can be the one that ends it.
+        if not self.control.should_training_stop:
+            super()._run_epoch(**arguments)
 
     def _keep_if_best(self, evaluation: Evaluation) -> None:
         best = self.best()
@@ -278,7 +297,7 @@ class WhisperTrainer(Seq2SeqTrainer):
             finally:
                 shutil.rmtree(self._saving_to, ignore_errors=True)
                 self._saving_to = None
-        remove_older(self.run_dir, KEPT_CHECKPOINTS)
+        remove_older(self.run_dir, self.state.global_step, KEPT_CHECKPOINTS)
 
     def _maybe_log_save_evaluate(
         self, tr_loss: torch.Tensor, grad_norm: Any, model: torch.nn.Module, *rest: Any, **more: Any

@@ -79,6 +79,13 @@ def training_bytes(model: WhisperForConditionalGeneration, micro_batch: int, pre
 
 def training_arguments(parameters: TrainParameters, output_dir: Path, plan: DevicePlan) -> Seq2SeqTrainingArguments:
     """Arguments of the trainer. Tokens never enter them: checkpoints keep a copy."""
+    if parameters.warmup_steps >= parameters.max_steps:
+        logger.warning(
+            "--warmup_steps %d is not below --max_steps %d: the learning rate stays below --learning_rate %g",
+            parameters.warmup_steps,
+            parameters.max_steps,
+            parameters.learning_rate,
+        )
     return Seq2SeqTrainingArguments(
         output_dir=str(output_dir),
         max_steps=parameters.max_steps,
@@ -91,6 +98,8 @@ def training_arguments(parameters: TrainParameters, output_dir: Path, plan: Devi
         activation_checkpointing=plan.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if plan.gradient_checkpointing else None,
         bf16=plan.precision == "bf16",
+        # The trainer takes bf16 without a GPU for a mistake unless it is told to use the processor.
+        use_cpu=plan.precision == "bf16" and not torch.cuda.is_available(),
         fp16=plan.precision == "fp16",
         eval_strategy="steps",
         eval_steps=parameters.eval_steps,

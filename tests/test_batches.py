@@ -1,0 +1,114 @@
+"""batches.py: what Whisper is given is what the padded extractor and the shifted labels would be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny_training import DEMO
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+from asr_fine_tuner.artifact import ArtifactSplit
+from asr_fine_tuner.audio import decode
+from asr_fine_tuner.batches import IGNORED_LABEL, ClipDataset, Collator, TrainingClip
+from asr_fine_tuner.labels import LabelEncoder
+
+WINDOW = 400  # frames, 4 s
+
+
+@pytest.fixture
+def clips(tiny_artifact: Path) -> ClipDataset:
+    return ClipDataset(ArtifactSplit(tiny_artifact, "train"))
+
+
+@pytest.fixture
+def labels(tiny_model: Path) -> LabelEncoder:
+    return LabelEncoder.from_folder(tiny_model, "it", "transcribe")
+
+
+@pytest.fixture
+def collator(labels: LabelEncoder) -> Collator:
+    start = labels.tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
+    return Collator(WINDOW, decoder_start_token_id=start, pad_token_id=labels.tokenizer.pad_token_id)
+
+
+def test_features_are_those_of_the_padded_extractor(clips: ClipDataset, collator: Collator, tiny_model: Path) -> None:
+    extractor = WhisperFeatureExtractor.from_pretrained(tiny_model)
+    rows = {
+        row["audio"]["path"]: row for row in pq.read_table(DEMO / "dataset/it/train-00000-of-00001.parquet").to_pylist()
+    }
+    samples = [decode(rows[clip]["audio"]["bytes"], 16_000, 4.0) for clip in clips.clips.ids]
+    padded = extractor(samples, sampling_rate=16_000, return_tensors="np").input_features
+
+    batch = collator([clips[index] for index in range(len(clips))])
+
+    assert batch["input_features"].dtype == torch.float16
+    assert batch["input_features"].shape == padded.shape == (len(clips), 80, WINDOW)
+    assert np.abs(batch["input_features"].float().numpy() - padded).max() < 5e-4
+
+
+def test_the_decoder_is_given_the_labels_one_step_late(
+    clips: ClipDataset, collator: Collator, labels: LabelEncoder
+) -> None:
+    start, end = collator.decoder_start_token_id, labels.tokenizer.eos_token_id
+    batch = collator([clips[index] for index in range(len(clips))])
+    lengths = set()
+    for row, (given, wanted) in enumerate(zip(batch["decoder_input_ids"], batch["labels"], strict=True)):
+        real = wanted != IGNORED_LABEL
+        assert [start, *wanted[real].tolist()] == clips.clips.labels(row).tolist()
+        assert given[0] == start
+        assert given[1:][real[1:]].tolist() == wanted[:-1][real[1:]].tolist()
+        assert start not in wanted
+        assert wanted[real][-1] == end
+        assert given[~real].tolist() == [collator.pad_token_id] * int((~real).sum())
+        lengths.add(int(real.sum()))
+    assert len(lengths) > 1, "transcripts of one length prove nothing"
+    assert batch["labels"].shape[1] == max(lengths)
+
+
+def test_whisper_shifts_labels_as_the_collator_does(clips: ClipDataset, collator: Collator, tiny_model: Path) -> None:
+    model = WhisperForConditionalGeneration.from_pretrained(tiny_model).eval()
+    batch = collator([clips[0], clips[1]])
+    features = batch["input_features"].float()
+    with torch.no_grad():
+        ours = model(input_features=features, decoder_input_ids=batch["decoder_input_ids"]).logits
+        theirs = model(input_features=features, labels=batch["labels"]).logits
+    real = batch["labels"] != IGNORED_LABEL
+    torch.testing.assert_close(ours[real], theirs[real])
+
+
+def test_labels_without_the_start_token_are_refused(clips: ClipDataset, collator: Collator) -> None:
+    clip = clips[0]
+    headless = TrainingClip(clip.index, clip.features, clip.labels[1:], clip.seconds)
+    with pytest.raises(ValueError, match=f"labels of clip 0 begin with token {clip.labels[1]}"):
+        collator([headless])
+
+
+def test_real_frames_are_marked_when_masking_needs_them(clips: ClipDataset, collator: Collator) -> None:
+    assert "attention_mask" not in collator([clips[0]])
+    masking = Collator(WINDOW, collator.decoder_start_token_id, collator.pad_token_id, mask_padding=True)
+    batch = masking([clips[0], clips[1]])
+    for row, mask in enumerate(batch["attention_mask"]):
+        frames = len(clips[row].features)
+        assert mask.tolist() == [1] * frames + [0] * (WINDOW - frames)
+
+
+def test_a_batch_says_which_clips_it_holds(clips: ClipDataset, collator: Collator) -> None:
+    batch = collator([clips[3], clips[1]])
+    assert batch["clip_index"].tolist() == [3, 1]
+    np.testing.assert_allclose(batch["seconds"], clips.clips.seconds[[3, 1]])
+
+
+def test_the_longest_transcripts_come_first(tiny_artifact: Path) -> None:
+    split = ArtifactSplit(tiny_artifact, "train")
+    ordered = [ClipDataset(split, longest_first=True)[position] for position in range(len(split))]
+    lengths = [len(clip.labels) for clip in ordered]
+    assert lengths == sorted(lengths, reverse=True)
+    assert sorted(clip.index for clip in ordered) == list(range(len(split)))
+    assert [clip.index for clip in ordered] != list(range(len(split))), "the split must not be in that order anyway"
+    for clip in ordered:
+        np.testing.assert_array_equal(clip.features, split.features(clip.index))
+    assert ClipDataset(split).longest_labels == lengths[0]
