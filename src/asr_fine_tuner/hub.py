@@ -23,6 +23,7 @@ from asr_fine_tuner.traffic import bytes_fetched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from huggingface_hub import HfApi, RepoFile
 
@@ -30,6 +31,7 @@ __all__ = [
     "HubTree",
     "ModelFiles",
     "UploadedModel",
+    "WeightsToFetch",
     "bytes_fetched",
     "check_write_access",
     "download_model",
@@ -37,6 +39,8 @@ __all__ = [
     "open_converted_dataset",
     "open_dataset",
     "upload_model",
+    "weights_to_fetch",
+    "whose_token",
 ]
 
 logger = logging.getLogger(__name__)
@@ -161,15 +165,50 @@ def download_model(model_id: str, revision: str | None, *, weights: bool) -> Mod
             expected="a Whisper checkpoint in the format of transformers",
             action="check --model_id; openai/whisper-small is one",
         )
-    if weights and not {"model.safetensors", "model.safetensors.index.json"} & names:
-        pickled = ", only pickled ones, which can run code when they are read" if "pytorch_model.bin" in names else ""
-        raise PermanentError(
-            given=f"the model {model_id} has no weights in model.safetensors{pickled}",
-            expected="weights in the safetensors format",
-            action="convert it at https://huggingface.co/spaces/safetensors/convert and give the pull request this "
-            "opens as --model_revision refs/pr/N, or use another checkpoint",
-        )
+    if weights:
+        _refuse_without_weights(model_id, names)
     return ModelFiles(folder, revision, _licence_in(folder / CARD_FILE))
+
+
+class WeightsToFetch(NamedTuple):
+    """What has to be downloaded before a model can be loaded. folder: the cache it goes to."""
+
+    folder: Path
+    n_bytes: int
+
+
+def weights_to_fetch(model_id: str, model: ModelFiles) -> WeightsToFetch:
+    """What the weights of a `model` that was downloaded without them still cost.
+
+    Raises PermanentError where it has weights only as pickles.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+
+    cache = Path(constants.HF_HUB_CACHE)
+    if Path(model_id).is_dir():
+        _refuse_without_weights(model_id, {path.name for path in model.folder.iterdir()})
+        return WeightsToFetch(cache, 0)
+    sizes = _cached_tree(model_id, "model", model.revision) or {}
+    _refuse_without_weights(model_id, set(sizes) or {path.name for path in model.folder.iterdir()})
+    missing = (
+        name
+        for name in filter_repo_objects(sizes, allow_patterns=list(WEIGHT_FILES))
+        if not isinstance(try_to_load_from_cache(model_id, name, revision=model.revision), str)
+    )
+    return WeightsToFetch(cache, sum(sizes[name] for name in missing))
+
+
+def _refuse_without_weights(model_id: str, names: AbstractSet[str]) -> None:
+    if {"model.safetensors", "model.safetensors.index.json"} & names:
+        return
+    pickled = ", only pickled ones, which can run code when they are read" if "pytorch_model.bin" in names else ""
+    raise PermanentError(
+        given=f"the model {model_id} has no weights in model.safetensors{pickled}",
+        expected="weights in the safetensors format",
+        action="convert it at https://huggingface.co/spaces/safetensors/convert and give the pull request this "
+        "opens as --model_revision refs/pr/N, or use another checkpoint",
+    )
 
 
 def _licence_in(card: Path) -> str | None:
@@ -184,6 +223,17 @@ def _licence_in(card: Path) -> str | None:
         logger.warning("%s has metadata that cannot be read, so the licence of the model is not known: %s", card, error)
         return None
     return licence if isinstance(licence, str) else None
+
+
+def whose_token() -> str | None:
+    """The account and the role of HF_TOKEN, in words; None where it is not set.
+
+    Raises PermanentError where the Hub refuses it, TransientError while the Hub cannot be reached.
+    """
+    if not os.environ.get("HF_TOKEN"):
+        return None
+    account = _read_account("HF_TOKEN")
+    return f"{account.name}, role {account.role or 'not told'}"
 
 
 def check_write_access(repo_id: str, *, private: bool) -> str:

@@ -8,10 +8,10 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from asr_fine_tuner.command_line import read_parameters
-from asr_fine_tuner.errors import ExitCode, InterruptedJob, JobError
+from asr_fine_tuner.errors import ExitCode, InterruptedJob, JobError, PermanentError
 from asr_fine_tuner.logs import output_on_stderr, redact
 from asr_fine_tuner.parameters import JobParameters
 from asr_fine_tuner.stop import stop_on_signals
@@ -21,20 +21,35 @@ P = TypeVar("P", bound=JobParameters)
 
 
 class JobResult(Protocol):
-    def as_json(self) -> Mapping[str, object]: ...
+    def as_json(self) -> Mapping[str, object]:
+        """What the last line of stdout tells. A report of failures has its own `status` and `exit_code`."""
+        ...
 
 
-def run_job(job: str, kind: type[P], run: Callable[[P], JobResult], argv: Sequence[str]) -> int:
-    """Parse the parameters, run the job and report how it ended; returns the exit code."""
+def run_job(
+    job: str,
+    kind: type[P],
+    run: Callable[[P], JobResult],
+    argv: Sequence[str],
+    on_refused: Callable[[PermanentError], JobResult] | None = None,
+) -> int:
+    """Parse the parameters, run the job and report how it ended; returns the exit code.
+
+    on_refused: makes the result when the parameters are wrong, which otherwise is told as any failure.
+    """
     # The libraries print to stdout here and there; the last line of stdout has to be ours.
     with output_on_stderr():
-        code, outcome = _outcome(job, kind, run, argv)
+        code, outcome = _outcome(job, kind, run, argv, on_refused)
     _print_last_line(job, outcome, code)
     return int(code)
 
 
 def _outcome(
-    job: str, kind: type[P], run: Callable[[P], JobResult], argv: Sequence[str]
+    job: str,
+    kind: type[P],
+    run: Callable[[P], JobResult],
+    argv: Sequence[str],
+    on_refused: Callable[[PermanentError], JobResult] | None,
 ) -> tuple[ExitCode, Mapping[str, object]]:
     def grace_is_over() -> None:
         logger.error("%s stopped: the grace time is over; what was finished is kept", job)
@@ -42,10 +57,18 @@ def _outcome(
 
     try:
         with stop_on_signals(grace_is_over):
-            # Help is for people: it goes where they expect it.
-            with contextlib.redirect_stdout(sys.__stdout__ or sys.stderr):
-                parameters = read_parameters(kind, f"python -m jobs.{job}", argv)
-            return ExitCode.DONE, {"status": "done", **run(parameters).as_json()}
+            try:
+                # Help is for people: it goes where they expect it.
+                with contextlib.redirect_stdout(sys.__stdout__ or sys.stderr):
+                    parameters = read_parameters(kind, f"python -m jobs.{job}", argv)
+            except PermanentError as error:
+                if on_refused is None:
+                    raise
+                result = on_refused(error)
+            else:
+                result = run(parameters)
+            outcome = {"status": "done", **result.as_json()}
+            return ExitCode(cast("int", outcome.get("exit_code", ExitCode.DONE))), outcome
     except JobError as error:
         logger.error("%s stopped: %s", job, error)
         told = {"given": error.given, "expected": error.expected, "action": error.action}

@@ -32,23 +32,26 @@ class RunFolder:
         return self.folder / "trained.json"
 
     @property
+    def _identity(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
     def lock(self) -> Path:
         return self.folder / "lock"
 
     def is_finished(self) -> bool:
         return self.model.is_dir() and is_complete(self.model)
 
-    def claim(self, identity: Identity, *, resume: bool) -> None:
-        """Make this the folder of the run `identity`, or check that it is.
+    def check(self, identity: Identity, *, resume: bool) -> None:
+        """Look, without writing, whether this folder is free for the run `identity` or belongs to it.
 
         Raises:
             PermanentError: it holds another run, or `resume` is off and it holds one at all.
         """
-        path = self.folder / "run.json"
+        path = self._identity
         if not path.is_file():
             if checkpoints_in(self.folder):
                 raise self._taken("checkpoints of an unknown run")
-            write_atomically(path, canonical_json(dict(identity)))
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -63,6 +66,16 @@ class RunFolder:
             raise self._taken(f"a run with {', '.join(differences)}")
         if not resume:
             raise self._taken("this run already, and --resume is false")
+
+    def claim(self, identity: Identity, *, resume: bool) -> None:
+        """Make this the folder of the run `identity`, or check that it is.
+
+        Raises:
+            PermanentError: as `check`.
+        """
+        self.check(identity, resume=resume)
+        if not self._identity.is_file():
+            write_atomically(self._identity, canonical_json(dict(identity)))
 
     def checkpoint(self) -> Path | None:
         """The newest complete checkpoint.

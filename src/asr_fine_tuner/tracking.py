@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from asr_fine_tuner.errors import ExitCode
+from asr_fine_tuner.errors import ExitCode, PermanentError, TransientError
 
 if TYPE_CHECKING:
     import wandb
@@ -71,7 +71,7 @@ def start_tracking(
     """
     mode = _mode(os.environ)
     if mode is None:
-        return _NoTracker()
+        return NoTracker()
     folder = Path(os.environ.get("WANDB_DIR", directory))
     _set_defaults(folder)
     import wandb
@@ -108,15 +108,54 @@ def start_tracking(
     except Exception as error:  # noqa: BLE001 - whatever keeps W&B from starting, the training can go on
         logger.warning("W&B cannot be used %s: %s", mode, error)
         if mode == "offline":
-            return _NoTracker()
+            return NoTracker()
     try:
         # The failed attempt still holds the run's id in W&B's service process.
         wandb.teardown()
         tracker = _WandbTracker(begin("offline"))
     except Exception as error:  # noqa: BLE001 - as above
         logger.warning("W&B cannot be used offline either: %s", error)
-        return _NoTracker()
+        return NoTracker()
     return tracker
+
+
+def check_tracking() -> str:
+    """How a run would be tracked now, in words; signs in where that is online.
+
+    A job whose tracking fails goes on without. Before it, whoever set a key wants to know.
+
+    Raises:
+        PermanentError: W&B does not accept WANDB_API_KEY.
+        TransientError: W&B cannot be reached.
+    """
+    mode = _mode(os.environ)
+    if mode is None:
+        return "nothing is tracked: neither WANDB_API_KEY nor WANDB_MODE=offline is set"
+    if mode == "offline":
+        return "tracked offline, for `wandb sync`"
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+    from wandb.errors import AuthenticationError
+
+    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    try:
+        wandb.Api(timeout=round(_LOGIN_SECONDS))
+    except AuthenticationError as error:
+        answer = getattr(error.__cause__, "response", None)
+        if getattr(answer, "http_status", None) in (401, 403):
+            raise PermanentError(
+                given=f"WANDB_API_KEY, which {server} does not accept",
+                expected="a key of an account there",
+                action="correct WANDB_API_KEY, or set WANDB_MODE=offline or WANDB_MODE=disabled",
+            ) from error
+        raise TransientError(
+            given=f"W&B at {server} cannot be reached: {error}",
+            expected="an answer; the train job would keep its run offline",
+            action="check the network and WANDB_BASE_URL, or set WANDB_MODE=offline",
+        ) from error
+    finally:
+        wandb.teardown()
+    return f"WANDB_API_KEY is accepted by {server}"
 
 
 def _mode(environment: Mapping[str, str]) -> str | None:
@@ -142,7 +181,9 @@ def _set_defaults(folder: Path) -> None:
     os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "wandb" / "cache"))
 
 
-class _NoTracker:
+class NoTracker:
+    """Keeps nothing."""
+
     @property
     def url(self) -> str | None:
         return None

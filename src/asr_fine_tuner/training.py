@@ -15,6 +15,7 @@ from asr_fine_tuner.errors import ExitCode, JobError
 from asr_fine_tuner.files import exclusive
 from asr_fine_tuner.fine_tuning import FineTuning
 from asr_fine_tuner.locations import public_name
+from asr_fine_tuner.manifest import Manifest, ModelFormat
 from asr_fine_tuner.model_card import write_model_card
 from asr_fine_tuner.model_folder import CURVES_NAME, RESULTS_NAME, published_files
 from asr_fine_tuner.parameters import TrainParameters, default_model_name
@@ -93,14 +94,9 @@ def train(parameters: TrainParameters) -> TrainResult:
     model_name = parameters.model_name or default_model_name(parameters.model_id, encoding.language_code)
     repo_id = hub.check_write_access(model_name, private=parameters.private) if parameters.publish else None
 
-    run = RunFolder(Path(parameters.output_dir or Path("outputs", model_name)))
+    run = run_folder(parameters, model_name)
     run.folder.mkdir(parents=True, exist_ok=True)
-    identity: Identity = {
-        "artifact": source.manifest.sha256,
-        "model_id": made_of.model_id,
-        "model_revision": made_of.revision,
-        **parameters.model_dump(include=set(_DECIDE_THE_WEIGHTS)),
-    }
+    identity = run_identity(source.manifest, made_of, parameters)
     with exclusive(run.lock, what=f"output folder {run.folder}"):
         run.claim(identity, resume=parameters.resume)
         tracking_url = None
@@ -126,6 +122,20 @@ def train(parameters: TrainParameters) -> TrainResult:
         hours={split: round(data.hours, 6) for split, data in results.data.items()},
         metrics=_flat_metrics(results),
     )
+
+
+def run_folder(parameters: TrainParameters, model_name: str) -> RunFolder:
+    return RunFolder(Path(parameters.output_dir or Path("outputs", model_name)))
+
+
+def run_identity(artifact: Manifest, model: ModelFormat, parameters: TrainParameters) -> Identity:
+    """What two jobs have in common when one may continue the other."""
+    return {
+        "artifact": artifact.sha256,
+        "model_id": model.model_id,
+        "model_revision": model.revision,
+        **parameters.model_dump(include=set(_DECIDE_THE_WEIGHTS)),
+    }
 
 
 def _fine_tune(
