@@ -25,8 +25,8 @@ TOKENS = ("HF_TOKEN", "WANDB_API_KEY")
 P = TypeVar("P", bound=JobParameters)
 
 _DESCRIPTIONS = {
-    PreprocessParameters: "Turn a speech dataset into the artifact that the train job reads: log-mel features and labels.",
-    TrainParameters: "Fine-tune Whisper on an artifact of the preprocess job, compare it with the base model, publish it.",
+    PreprocessParameters: "Turn a speech dataset into the artifact that the train job reads.",
+    TrainParameters: "Fine-tune Whisper on an artifact of the preprocess job, and publish the model.",
 }
 
 _EPILOG = """\

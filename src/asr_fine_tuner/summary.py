@@ -33,14 +33,14 @@ def show_artifact(artifact: Path, manifest: Manifest, artifact_bytes: int, bytes
             f"{summary.longest_labels}",
         )
     console.print(clips)
-    console.print(_durations(artifact, manifest))
+    console.print(_durations(artifact))
     for reason, count in manifest.rejected.items():
         console.print(f"rejected  {reason}: {count}", highlight=False)
     fetched = f"{_size(bytes_fetched)} fetched" if bytes_fetched else "nothing fetched"
     console.print(f"artifact  {artifact} ({_size(artifact_bytes)}, {fetched})", highlight=False, soft_wrap=True)
 
 
-def _durations(artifact: Path, manifest: Manifest) -> Table:
+def _durations(artifact: Path) -> Table:
     seconds = np.concatenate([ArtifactSplit(artifact, split).seconds for split in SPLITS])
     bins = 1 + int(np.searchsorted(_HISTOGRAM_EDGES, seconds.max()))
     edges = [*_HISTOGRAM_EDGES[:bins], *([np.inf] if seconds.max() > _HISTOGRAM_EDGES[-1] else [])]
