@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from asr_fine_tuner.errors import PermanentError
-from asr_fine_tuner.parameters import JobParameters, PreprocessParameters, TrainParameters
+from asr_fine_tuner.parameters import JobParameters, PreflightParameters, PreprocessParameters, TrainParameters
 
 ENV_PREFIX = "ASR_"
 ENV_FILE = ".env"
@@ -27,6 +27,7 @@ P = TypeVar("P", bound=JobParameters)
 _DESCRIPTIONS = {
     PreprocessParameters: "Turn a speech dataset into the artifact that the train job reads.",
     TrainParameters: "Fine-tune Whisper on an artifact of the preprocess job, and publish the model.",
+    PreflightParameters: "Find out in minutes what a train job with the same parameters would fail with after hours.",
 }
 
 _EPILOG = """\

@@ -157,6 +157,10 @@ class TrainParameters(JobParameters):
         return value
 
 
+class PreflightParameters(TrainParameters):
+    """Parameters of the preflight: those of the train job that it looks ahead to."""
+
+
 def default_artifact_name(model_id: str, dataset_name: str, language_code: str, task: str | None) -> str:
     """The artifact's name when none is given; both jobs derive the same one from the same parameters."""
     parts = [_last_part(dataset_name).removesuffix(".zip"), language_code, _last_part(model_id)]

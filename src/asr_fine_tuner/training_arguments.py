@@ -62,16 +62,24 @@ def plan_device(parameters: TrainParameters, model: WhisperForConditionalGenerat
     return DevicePlan(_device_name(), precision, checkpointing)
 
 
-def training_bytes(model: WhisperForConditionalGeneration, micro_batch: int, precision: str) -> float:
-    """Estimated bytes of weights, gradients, optimizer state and activations of one micro batch."""
+def training_bytes(
+    model: WhisperForConditionalGeneration, micro_batch: int, precision: str, *, checkpointing: bool = False
+) -> float:
+    """Estimated bytes of weights, gradients, optimizer state and activations of one micro batch.
+
+    checkpointing: of each layer only the input is kept, in float32, and one layer at a time is computed anew.
+    """
     config = model.config
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     frozen = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad)
     encoder_trains = any(weight.requires_grad for weight in model.get_encoder().parameters())
     encoder = config.encoder_layers * config.max_source_positions if encoder_trains else 0
     decoder = config.decoder_layers * _LONGEST_TYPICAL_LABELS
+    positions = encoder + decoder
+    inputs = 4 * positions if checkpointing else 0
+    in_full = config.max_source_positions if checkpointing else positions
     width = 1 if precision != "fp32" else 2
-    activations = _ACTIVATION_BYTES * width * config.d_model * micro_batch * (encoder + decoder)
+    activations = config.d_model * micro_batch * (inputs + _ACTIVATION_BYTES * width * in_full)
     # Logits in float32, their softmax and their gradient.
     logits = 3 * 4 * config.vocab_size * _LONGEST_TYPICAL_LABELS * micro_batch
     return float(trainable * _STATE_BYTES_PER_PARAMETER + frozen * 4 + activations + logits)

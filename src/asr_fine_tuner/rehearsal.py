@@ -1,0 +1,224 @@
+"""A whole job in little: train, evaluate, save, resume and reload in a scratch folder, on the longest transcripts."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import math
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, pipeline
+
+from asr_fine_tuner.artifact import SPLITS, Clip, ClipWriter, write_dataset_metadata
+from asr_fine_tuner.checkpoints import checkpoint_folder
+from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.fine_tuning import FineTuning
+from asr_fine_tuner.parameters import TrainParameters
+from asr_fine_tuner.run_folder import RunFolder
+from asr_fine_tuner.tracking import NoTracker
+from asr_fine_tuner.training_input import TrainingInput
+
+logger = logging.getLogger(__name__)
+
+_STEPS = 2  # the first allocates and warms up, the second is timed
+_SCRATCH_PREFIX = ".preflight-"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What the rehearsal took, in seconds and bytes.
+
+    step: an optimizer step. evaluation_batch: transcribing `eval_batch_size` clips. checkpoint: writing one.
+    peak_memory: of the GPU, or of this process without one.
+    """
+
+    step: float
+    evaluation_batch: float
+    checkpoint: float
+    peak_memory: int
+
+    def job_seconds(self, parameters: TrainParameters, clips: Mapping[str, int], steps_done: int) -> float:
+        """The rest of a job after `steps_done` steps, if no early stopping ends it.
+
+        It is an upper estimate: the rehearsal has the longest transcripts of each split.
+        """
+
+        def left(every: int) -> int:
+            return math.ceil(parameters.max_steps / every) - steps_done // every
+
+        batches = {split: math.ceil(clips[split] / parameters.eval_batch_size) for split in ("validation", "test")}
+        bases = parameters.evaluate_base
+        evaluated = batches["validation"] * (left(parameters.eval_steps) + (bases and steps_done == 0))
+        evaluated += batches["test"] * (1 + bases)
+        steps = parameters.max_steps - steps_done
+        return steps * self.step + evaluated * self.evaluation_batch + left(parameters.save_steps) * self.checkpoint
+
+
+def rehearse(source: TrainingInput, model_folder: Path, parameters: TrainParameters, parent: Path) -> Pace:
+    """Train two steps, evaluate, save, resume after the first step, finish, and transcribe with the finished model.
+
+    parent: the folder on whose volume the job will write; nothing stays in it.
+
+    Raises:
+        PermanentError: what the job itself would fail with, or there is too little memory.
+        InterruptedJob: SIGTERM or SIGINT.
+    """
+    in_little = parameters.model_copy(
+        update={
+            "max_steps": _STEPS,
+            # The second step is taken with the peak learning rate.
+            "warmup_steps": min(parameters.warmup_steps, _STEPS - 1),
+            "save_steps": 1,
+            "eval_steps": _STEPS,
+            "logging_steps": 1,
+            "max_train_samples": None,
+            "max_eval_samples": None,
+        }
+    )
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=parent, ignore_cleanup_errors=True) as scratch:
+        longest = _longest_transcripts(source, Path(scratch, "artifact"), parameters)
+        run = RunFolder(Path(scratch, "run"))
+        run.folder.mkdir()
+        with _memory_explained(parameters):
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            pace = _train(run, longest, model_folder, in_little)
+            # As a job leaves it that was killed in its second step.
+            shutil.rmtree(checkpoint_folder(run.folder, _STEPS))
+            run.trained.unlink()
+            _resume(run, longest, model_folder, in_little)
+            _transcribe(run.model)
+    return pace
+
+
+def _train(run: RunFolder, source: TrainingInput, model_folder: Path, parameters: TrainParameters) -> Pace:
+    watch = _Stopwatch()
+    fine_tuning = FineTuning(run, source, model_folder, parameters, NoTracker())
+    fine_tuning.trainer.add_callback(watch)
+    fine_tuning.train()
+    evaluation = fine_tuning.trainer.last_evaluation
+    assert evaluation is not None  # noqa: S101 - every run is evaluated at its last step
+    return Pace(watch.steps[-1], evaluation.seconds, watch.checkpoint, _peak_memory())
+
+
+def _resume(run: RunFolder, source: TrainingInput, model_folder: Path, parameters: TrainParameters) -> None:
+    _free_models()
+    fine_tuning = FineTuning(run, source, model_folder, parameters, NoTracker())
+    fine_tuning.train()
+    fine_tuning.finish("rehearsal")
+
+
+def _transcribe(model_folder: Path) -> None:
+    """Load the finished model as its users do, and hear a second of silence."""
+    _free_models()
+    recognise = pipeline("automatic-speech-recognition", str(model_folder))
+    rate = recognise.feature_extractor.sampling_rate
+    recognise({"raw": np.zeros(rate, np.float32), "sampling_rate": rate}, generate_kwargs={"max_new_tokens": 4})
+
+
+def _longest_transcripts(source: TrainingInput, folder: Path, parameters: TrainParameters) -> TrainingInput:
+    """An artifact of the clips with the longest transcripts: one optimizer step to train, one batch to evaluate.
+
+    They take the most time and memory: features fill the window, however short the audio.
+    """
+    counts = dict.fromkeys(SPLITS, parameters.eval_batch_size)
+    counts["train"] = parameters.train_batch_size * parameters.grad_accum_steps
+    n_mels = source.manifest.model.n_mels
+    for split in SPLITS:
+        clips = source.clips(split)
+        lengths = np.array([len(clips.labels(index)) for index in range(len(clips))])
+        (folder / split).mkdir(parents=True)
+        writer = ClipWriter(folder / split / "data.arrow", n_mels)
+        for index in np.argsort(-lengths, kind="stable")[: counts[split]].tolist():
+            labels, seconds = clips.labels(index).tolist(), float(clips.seconds[index])
+            writer.append(Clip(clips.ids[index], clips.features(index), labels, seconds, clips.texts[index], None))
+        writer.close()
+    write_dataset_metadata(folder, {split: ["data.arrow"] for split in SPLITS}, n_mels, source.manifest.sha256)
+    return TrainingInput(folder, source.manifest, None, None)
+
+
+class _Stopwatch(TrainerCallback):
+    """steps: seconds of each optimizer step. checkpoint: seconds of writing the first checkpoint."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.checkpoint = 0.0
+        self._began = 0.0
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 - the callback's own signature
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        self._began = _now()
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        now = _now()
+        self.steps.append(now - self._began)
+        self._began = now
+
+    def on_save(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        if state.global_step == 1:
+            self.checkpoint = _now() - self._began
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic()
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_reserved())
+    # In kilobytes on Linux, in bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _free_models() -> None:
+    """The trainer and its model refer to one another."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _memory_explained(parameters: TrainParameters) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # Without a GPU torch tells it only in words.
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
+            raise
+        raise PermanentError(
+            given=f"--train_batch_size {parameters.train_batch_size} --eval_batch_size {parameters.eval_batch_size}: "
+            f"{str(error).splitlines()[0] if str(error) else 'out of memory'}",
+            expected="memory for a micro batch and for a batch of evaluation",
+            action="lower --train_batch_size and raise --grad_accum_steps by as much, or lower --eval_batch_size, "
+            "or set --gradient_checkpointing on",
+        ) from error
