@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 SEED = 2026
-TRAIN_CLIPS, VALIDATION_CLIPS, TEST_CLIPS = 480, 48, 96
+TRAIN_CLIPS, VALIDATION_CLIPS, TEST_CLIPS = 560, 48, 96
 CLIP_TEXT = "Il suo appuntamento è giovedì alle nove e mezza."
 ASSETS = ("dataset", "clip", "model")
 

@@ -21,17 +21,21 @@ TRAIN = (
     Speaker("speaker_10", "ed", 38, 178),
     Speaker("speaker_11", "linda", 52, 158),
     Speaker("speaker_12", "Andrea", 62, 150),
+    Speaker("speaker_13", "grandpa", 46, 164),
+    Speaker("speaker_14", "Nguyen", 54, 174),
+    Speaker("speaker_15", "Storm", 40, 168),
+    Speaker("speaker_16", "klatt2", 50, 160),
 )
 VALIDATION = (
-    Speaker("speaker_13", "m4", 47, 166),
-    Speaker("speaker_14", "f5", 53, 172),
-    Speaker("speaker_15", "kaukovalta", 50, 160),
+    Speaker("speaker_17", "m4", 47, 166),
+    Speaker("speaker_18", "f5", 53, 172),
+    Speaker("speaker_19", "croak", 50, 160),
 )
 TEST = (
-    Speaker("speaker_16", "m2", 44, 170),
-    Speaker("speaker_17", "f2", 56, 164),
-    Speaker("speaker_18", "m6", 52, 158),
-    Speaker("speaker_19", "f4", 46, 176),
+    Speaker("speaker_20", "m2", 44, 170),
+    Speaker("speaker_21", "f2", 56, 164),
+    Speaker("speaker_22", "m6", 52, 158),
+    Speaker("speaker_23", "f4", 46, 176),
 )
 
 BASE_VARIANTS = (
