@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import shutil
 import signal
 import sys
@@ -180,22 +181,22 @@ def write_artifact(
 
 
 class _SignalOnMessage(logging.Handler):
-    def __init__(self, part: str) -> None:
+    def __init__(self, pattern: str) -> None:
         super().__init__(logging.INFO)
-        self._part = part
+        self._pattern = pattern
         self.seen = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self.seen and self._part in record.getMessage():
+        if not self.seen and re.search(self._pattern, record.getMessage()):
             self.seen = True
             signal.raise_signal(signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def sigterm_at(message: str) -> Iterator[None]:
-    """Within the block this process gets SIGTERM when `message` appears in the log, and stops as a job does."""
+def sigterm_at(pattern: str) -> Iterator[None]:
+    """Within the block this process gets SIGTERM at the first log message with `pattern`, and stops as a job does."""
     logger = logging.getLogger("asr_fine_tuner")
-    handler, level = _SignalOnMessage(message), logger.level
+    handler, level = _SignalOnMessage(pattern), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -204,7 +205,7 @@ def sigterm_at(message: str) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-    assert handler.seen, f"{message!r} was never logged"
+    assert handler.seen, f"{pattern!r} was never logged"
 
 
 def log_history(run: Path) -> list[dict[str, Any]]:

@@ -166,11 +166,28 @@ class WhisperTrainer(Seq2SeqTrainer):
         self._clock_started = None
 
     def assess(self, clips: ClipDataset, what: str) -> Evaluation:
-        """Transcribe and score every clip.
+        """Transcribe and score every clip, in smaller batches when the device cannot hold `eval_batch_size` clips.
 
         Raises:
             InterruptedJob: SIGTERM or SIGINT, seen after each batch.
+            PermanentError: out of memory with one clip in a batch.
         """
+        while True:
+            try:
+                return self._assess(clips, what)
+            except torch.OutOfMemoryError as error:
+                batch_size = self.args.per_device_eval_batch_size
+                if batch_size == 1:
+                    raise PermanentError(
+                        given="evaluation is out of memory with one clip in a batch",
+                        expected="a device that holds the model, its gradients and Adam's two moments",
+                        action="try --freeze_encoder true, a smaller model or a larger device",
+                    ) from error
+            self.args.per_device_eval_batch_size = batch_size // 2
+            logger.warning("out of memory: evaluation goes on with %d clips in a batch", batch_size // 2)
+            torch.cuda.empty_cache()
+
+    def _assess(self, clips: ClipDataset, what: str) -> Evaluation:
         self._stop_clock()
         began = time.monotonic()
         metric = error_rate_metric(
@@ -188,7 +205,8 @@ class WhisperTrainer(Seq2SeqTrainer):
         loss, n_labels = 0.0, 0
         loader = self.get_eval_dataloader(clips)
         self.model.eval()
-        with progress_bar(what, len(clips), "clips") as bar:
+        # A loader draws a seed for the workers it does not have; the masks and dropout of training must not depend on it.
+        with torch.random.fork_rng(devices=[]), progress_bar(what, len(clips), "clips") as bar:
             for batch in loader:
                 indices = batch["clip_index"].tolist()
                 batch_loss, transcripts = self._transcribe(batch, limit)
@@ -216,6 +234,8 @@ class WhisperTrainer(Seq2SeqTrainer):
             tokens = self.model.generate(
                 encoder_outputs=encoded,
                 max_new_tokens=max_new_tokens,
+                num_beams=1,
+                do_sample=False,
                 # A clip fits the window; a stray timestamp token must not start a second pass over it.
                 force_unique_generate_call=True,
             )
