@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import logging
 import platform
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -71,6 +73,12 @@ class FineTuning:
         self.labels = LabelEncoder.from_folder(model_folder, encoding.language_token, encoding.task)
         # Whisper translates into English.
         self.text_language = "en" if encoding.task == "translate" else encoding.language_token
+        self.clips = {split: source.clips(split) for split in SPLITS}
+        self.trainer = self._build_trainer()
+
+    def _build_trainer(self) -> WhisperTrainer:
+        """A trainer of the untouched base model."""
+        parameters = self.parameters
         model = self._load_base()
         if parameters.freeze_encoder:
             model.freeze_encoder()
@@ -85,17 +93,16 @@ class FineTuning:
                 }
             )
         self.plan: DevicePlan = plan_device(parameters, model)
-        self.clips = {split: source.clips(split) for split in SPLITS}
-        self.trainer = WhisperTrainer(
+        return WhisperTrainer(
             model=model,
-            args=training_arguments(parameters, run.folder, self.plan),
+            args=training_arguments(parameters, self.run.folder, self.plan),
             train_clips=self.clips["train"],
             validation_clips=self.clips["validation"],
             labels=self.labels,
             text_language=self.text_language,
             leading_metric=leading_metric(self.text_language),
             early_stopping_patience=parameters.early_stopping_patience,
-            callbacks=[ReportingCallback(tracker)],
+            callbacks=[ReportingCallback(self.tracker)],
         )
 
     def train(self) -> None:
@@ -104,23 +111,61 @@ class FineTuning:
         Raises:
             InterruptedJob: SIGTERM or SIGINT; a checkpoint was written.
         """
-        trainer, run = self.trainer, self.run
+        run = self.run
         if run.trained.is_file():
-            trainer.state = TrainerState.load_from_json(str(run.trained))
+            self.trainer.state = TrainerState.load_from_json(str(run.trained))
             return
         base = self._base_on("validation")
         if base is not None:
             log_rates("base model on validation", base.metrics("eval"), "eval_")
             self.tracker.log({f"eval/{k.removeprefix('eval_')}": v for k, v in base.metrics("eval").items()}, 0)
-        checkpoint = run.checkpoint()
-        if checkpoint is None:
-            # Whether the base model was evaluated just now must not matter to what is drawn by chance.
-            set_seed(self.parameters.seed)
-            trainer.train()
-        else:
+        while not self._fits_memory(self._train_or_continue):
+            self._divide_micro_batch()
+        raise_if_stopped(f"step {self.trainer.state.global_step} is saved")
+        self.trainer.state.save_to_json(str(run.trained))
+
+    @staticmethod
+    def _fits_memory(work: Callable[[], None]) -> bool:
+        """Whether `work` got through. What it held is only free once the error, with its frames, is gone."""
+        try:
+            work()
+        except torch.OutOfMemoryError as error:
+            logger.warning("%s", str(error).splitlines()[0])
+            return False
+        return True
+
+    def _divide_micro_batch(self) -> None:
+        """Smaller micro batches, and more of them to a step: the effective batch, and what is learned, stay the same.
+
+        Raises:
+            PermanentError: a micro batch is one clip already.
+        """
+        micro_batch, accumulated = self.parameters.train_batch_size, self.parameters.grad_accum_steps
+        if micro_batch == 1:
+            raise PermanentError(
+                given=f"training is out of memory on {self.plan.device} with one clip in a micro batch",
+                expected="a device that holds the model, its gradients and Adam's two moments",
+                action="try --gradient_checkpointing on or --freeze_encoder true, a smaller model or a larger device",
+            )
+        smaller = max(divisor for divisor in range(1, micro_batch) if micro_batch % divisor == 0)
+        accumulated *= micro_batch // smaller
+        logger.warning("out of memory: %d clips in a micro batch and %d to a step from here on", smaller, accumulated)
+        self.parameters = self.parameters.model_copy(
+            update={"train_batch_size": smaller, "grad_accum_steps": accumulated}
+        )
+        del self.trainer
+        gc.collect()
+        torch.cuda.empty_cache()
+        self.trainer = self._build_trainer()
+
+    def _train_or_continue(self) -> None:
+        checkpoint = self.run.checkpoint()
+        if checkpoint is not None:
             self._continue(checkpoint)
-        raise_if_stopped(f"step {trainer.state.global_step} is saved")
-        trainer.state.save_to_json(str(run.trained))
+            return
+        # Whether the base model was evaluated just now must not matter to what is drawn by chance.
+        set_seed(self.parameters.seed)
+        self.trainer.train()
 
     def _continue(self, checkpoint: Path) -> None:
         logger.info("continuing from step %d of %d", step_of(checkpoint), self.parameters.max_steps)

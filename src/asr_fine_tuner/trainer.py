@@ -205,7 +205,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         loss, n_labels = 0.0, 0
         loader = self.get_eval_dataloader(clips)
         self.model.eval()
-        # A loader draws a seed for the workers it does not have; the masks and dropout of training must not depend on it.
+        # A loader draws a seed for workers it does not have; masks and dropout of training must not depend on it.
         with torch.random.fork_rng(devices=[]), progress_bar(what, len(clips), "clips") as bar:
             for batch in loader:
                 indices = batch["clip_index"].tolist()

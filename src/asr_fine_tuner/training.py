@@ -54,6 +54,8 @@ class TrainResult:
     model_dir: the finished model. repo_id, url: where it was published; None when it was not asked for.
     metrics: `SPLIT_base_METRIC` and `SPLIT_tuned_METRIC` as fractions, such as `test_tuned_wer`.
     trained: False when an earlier run had finished training and this one only published.
+    train_batch_size, grad_accum_steps: as they were in the end; where memory did not suffice the first was divided and
+        the second multiplied.
     """
 
     model_dir: Path
@@ -64,6 +66,8 @@ class TrainResult:
     trained: bool
     steps: int
     best_step: int
+    train_batch_size: int
+    grad_accum_steps: int
     clips: Mapping[str, int]
     hours: Mapping[str, float]
     metrics: Mapping[str, float]
@@ -118,6 +122,8 @@ def train(parameters: TrainParameters) -> TrainResult:
         trained=trained,
         steps=results.steps,
         best_step=results.best_step,
+        train_batch_size=int(results.hyperparameters["train_batch_size"] or 0),
+        grad_accum_steps=int(results.hyperparameters["grad_accum_steps"] or 0),
         clips={split: data.clips for split, data in results.data.items()},
         hours={split: round(data.hours, 6) for split, data in results.data.items()},
         metrics=_flat_metrics(results),

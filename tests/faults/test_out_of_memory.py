@@ -1,0 +1,74 @@
+"""A device that cannot hold the batch: the micro batch shrinks, the effective batch and what is learned do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import changed, weights_of
+
+from asr_fine_tuner import PermanentError, TrainParameters
+from asr_fine_tuner.results import read_results
+from asr_fine_tuner.trainer import WhisperTrainer
+from asr_fine_tuner.training import train
+
+
+@pytest.fixture
+def device_holds(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes training and transcribing more than that many clips at once run out of memory."""
+
+    def limit(clips: int) -> None:
+        def limited(method: Callable[..., Any], batch_argument: int) -> Callable[..., Any]:
+            def call(trainer: WhisperTrainer, *arguments: Any) -> Any:
+                if len(arguments[batch_argument]["labels"]) > clips:
+                    raise torch.OutOfMemoryError("out of memory")
+                return method(trainer, *arguments)
+
+            return call
+
+        monkeypatch.setattr(WhisperTrainer, "training_step", limited(WhisperTrainer.training_step, 1))
+        monkeypatch.setattr(WhisperTrainer, "_transcribe", limited(WhisperTrainer._transcribe, 0))
+
+    return limit
+
+
+def test_the_effective_batch_and_the_weights_stay(
+    parameters: TrainParameters, device_holds: Callable[[int], None], tmp_path: Any
+) -> None:
+    given = changed(parameters, train_batch_size=6, grad_accum_steps=1, eval_batch_size=5, max_steps=3)
+    small = train(changed(given, train_batch_size=1, grad_accum_steps=6, output_dir=str(tmp_path / "small")))
+    device_holds(2)
+    result = train(given)
+    assert (result.train_batch_size, result.grad_accum_steps) == (1, 6)
+    told = read_results(result.model_dir / "results.json").hyperparameters
+    assert (told["train_batch_size"], told["grad_accum_steps"], told["effective_batch_size"]) == (1, 6, 6)
+    assert weights_of(result.model_dir) == weights_of(small.model_dir)
+    assert result.metrics == small.metrics
+
+
+def test_memory_that_runs_out_after_a_checkpoint_loses_no_step(
+    parameters: TrainParameters, device_holds: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[int, int]] = []
+    step = WhisperTrainer.training_step
+
+    def watched(trainer: WhisperTrainer, model: Any, inputs: Any, *rest: Any) -> Any:
+        if trainer.state.global_step == 2:
+            device_holds(2)
+        steps.append((trainer.state.global_step, len(inputs["labels"])))
+        return step(trainer, model, inputs, *rest)
+
+    monkeypatch.setattr(WhisperTrainer, "training_step", watched)
+    result = train(changed(parameters, train_batch_size=4, save_steps=1, max_steps=4))
+    assert (result.train_batch_size, result.grad_accum_steps, result.steps) == (2, 2, 4)
+    assert [at for at, _ in steps[:3]] == [0, 1, 2]
+
+
+def test_one_clip_that_does_not_fit_is_told(parameters: TrainParameters, device_holds: Callable[[int], None]) -> None:
+    device_holds(0)
+    with pytest.raises(PermanentError, match="one clip in a batch"):
+        train(changed(parameters, evaluate_base=True, max_steps=1))
+    with pytest.raises(PermanentError, match="one clip in a micro batch"):
+        train(changed(parameters, evaluate_base=False, max_steps=1))
