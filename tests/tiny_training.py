@@ -78,26 +78,37 @@ def tiny_artifact(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def memorised(tiny_model: Path, tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
-    """A finished run that has learnt four clips by heart, which are its validation and test too."""
+def memorising(tiny_model: Path, tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainParameters:
+    """A run that learns four clips by heart, which are its validation and test too."""
     folder = tmp_path_factory.mktemp("memorised")
     four = clips_of(tiny_artifact, "train")[:4]
     artifact = write_artifact(folder / "four-clips", tiny_model, tiny_artifact, dict.fromkeys(SPLITS, four))
-    return train(
-        TrainParameters(
-            artifact_name=str(artifact),
-            model_id=str(tiny_model),
-            output_dir=str(folder / "run"),
-            max_steps=60,
-            learning_rate=5e-3,
-            warmup_steps=5,
-            train_batch_size=4,
-            eval_batch_size=4,
-            eval_steps=20,
-            save_steps=60,
-            logging_steps=10,
-        )
+    return TrainParameters(
+        artifact_name=str(artifact),
+        model_id=str(tiny_model),
+        output_dir=str(folder / "run"),
+        max_steps=60,
+        learning_rate=5e-3,
+        warmup_steps=5,
+        train_batch_size=4,
+        eval_batch_size=4,
+        eval_steps=20,
+        save_steps=60,
+        logging_steps=10,
     )
+
+
+@pytest.fixture(scope="session")
+def memorised(memorising: TrainParameters) -> TrainResult:
+    """That run, finished."""
+    return train(memorising)
+
+
+@pytest.fixture
+def memorised_again(memorised: TrainResult, memorising: TrainParameters, tmp_path: Path) -> TrainParameters:
+    """That run in a copy of its folder, for what publishing or damage does to it."""
+    folder = shutil.copytree(memorised.model_dir.parent, tmp_path / "memorised")
+    return changed(memorising, output_dir=str(folder))
 
 
 @pytest.fixture

@@ -181,7 +181,7 @@ class FineTuning:
         if trainer.evaluation_is_missing(state):
             trainer.evaluate()
 
-    def finish(self, model_name: str) -> TrainingResults:
+    def finish(self, model_name: str, model_revision: str) -> TrainingResults:
         """Evaluate best and base on the test split, and write the finished model's folder.
 
         Raises:
@@ -203,6 +203,7 @@ class FineTuning:
         base = {split: self._base_on(split) for split in ("validation", "test")}
         results = self._results(
             model_name,
+            model_revision,
             best_step=step_of(best_folder),
             tuned={"validation": best_on_validation, "test": tuned},
             base=base,
@@ -256,14 +257,19 @@ class FineTuning:
         return self.run.remembered(f"base-{split}", assess)
 
     def _results(
-        self, model_name: str, best_step: int, tuned: dict[str, Evaluation], base: dict[str, Evaluation | None]
+        self,
+        model_name: str,
+        model_revision: str,
+        best_step: int,
+        tuned: dict[str, Evaluation],
+        base: dict[str, Evaluation | None],
     ) -> TrainingResults:
         manifest, parameters, state = self.source.manifest, self.parameters, self.trainer.state
         encoding, dataset = manifest.encoding, manifest.dataset
         chosen = parameters.model_dump(include=set(_HYPERPARAMETERS))
         return TrainingResults(
             model_name=model_name,
-            model=Source.of(parameters.model_id, revision=manifest.model.revision),
+            model=Source.of(parameters.model_id, revision=model_revision),
             dataset=Source(dataset.id, dataset.on_hub, dataset.revision, dataset.config),
             artifact_sha256=manifest.sha256,
             language_code=encoding.language_code,

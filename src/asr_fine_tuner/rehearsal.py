@@ -116,7 +116,7 @@ def _resume(run: RunFolder, source: TrainingInput, model_folder: Path, parameter
     _free_models()
     fine_tuning = FineTuning(run, source, model_folder, parameters, NoTracker())
     fine_tuning.train()
-    fine_tuning.finish("rehearsal")
+    fine_tuning.finish("rehearsal", source.manifest.model.revision)
 
 
 def _transcribe(model_folder: Path) -> None:

@@ -106,7 +106,7 @@ def train(parameters: TrainParameters) -> TrainResult:
         tracking_url = None
         trained = not run.is_finished()
         if trained:
-            tracking_url = _fine_tune(run, source, parameters, model_name, identity)
+            tracking_url = _fine_tune(run, source, parameters, model_name, identity, made_of.revision)
         else:
             logger.info("the model in %s is finished already", run.model)
         results = read_results(run.model / RESULTS_NAME)
@@ -145,11 +145,19 @@ def run_identity(artifact: Manifest, model: ModelFormat, parameters: TrainParame
 
 
 def _fine_tune(
-    run: RunFolder, source: TrainingInput, parameters: TrainParameters, model_name: str, identity: Identity
+    run: RunFolder,
+    source: TrainingInput,
+    parameters: TrainParameters,
+    model_name: str,
+    identity: Identity,
+    model_revision: str,
 ) -> str | None:
-    """Train, and write the finished model; returns where the run can be seen."""
+    """Train, and write the finished model; returns where the run can be seen.
+
+    model_revision: of the base model; the branch that was asked for can have moved since it was looked up.
+    """
     manifest = source.manifest
-    weights = hub.download_model(parameters.model_id, parameters.model_revision, weights=True)
+    weights = hub.download_model(parameters.model_id, model_revision, weights=True)
     tracker = start_tracking(
         run_id=run_id(identity, run.folder),
         name=model_name,
@@ -168,7 +176,7 @@ def _fine_tune(
     try:
         fine_tuning = FineTuning(run, source, weights.folder, parameters, tracker)
         fine_tuning.train()
-        results = fine_tuning.finish(model_name)
+        results = fine_tuning.finish(model_name, model_revision)
         summary = {**_flat_metrics(results), "best_step": results.best_step}
         code = ExitCode.DONE
     except JobError as error:
