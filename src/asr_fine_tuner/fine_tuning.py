@@ -6,6 +6,7 @@ import gc
 import importlib.metadata
 import logging
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -229,6 +230,7 @@ class FineTuning:
             write_results(results, folder / RESULTS_NAME)
         samples = sample_predictions(clips, tuned, base["test"], self.text_language)
         self.tracker.log_predictions(trainer.state.global_step, samples)
+        shutil.rmtree(trainer.scratch, ignore_errors=True)
         return results
 
     def _ordered(self, split: str) -> ClipDataset:

@@ -44,12 +44,14 @@ class ReportingCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         logs = logs or {}
+        if not {"loss", "eval_loss"} & logs.keys():
+            return  # totals of this session, which say nothing about a run that was continued
         prefix = "eval" if "eval_loss" in logs else "train"
         numbers = {f"{prefix}/{name.removeprefix('eval_')}": value for name, value in logs.items() if name != "epoch"}
         self._tracker.log(numbers, state.global_step)
         if prefix == "eval":
             log_rates(f"step {state.global_step} of {state.max_steps}", logs, "eval_")
-        elif "loss" in logs:
+        else:
             logger.info(
                 "step %d of %d: loss %.4f, learning rate %.2e, gradient norm %.2f, %.0f times real time, %s left",
                 state.global_step,

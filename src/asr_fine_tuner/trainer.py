@@ -117,6 +117,11 @@ class WhisperTrainer(Seq2SeqTrainer):
         return Path(self.args.output_dir)
 
     @property
+    def scratch(self) -> Path:
+        """Where an evaluation keeps its predictions until they are scored; an interrupted one leaves them there."""
+        return self.run_dir / "scratch"
+
+    @property
     def _prompt_length(self) -> int:
         return len(self._labels.tokenizer.prefix_tokens)
 
@@ -192,7 +197,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         began = time.monotonic()
         metric = error_rate_metric(
             language_code=self._text_language,
-            scratch=self.run_dir / "scratch",
+            scratch=self.scratch,
             english_spelling=self._labels.tokenizer.english_spelling_normalizer,
         )
         limit = generation_limit(
