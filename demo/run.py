@@ -14,22 +14,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 DEMO = Path(__file__).resolve().parent
 ROOT = DEMO.parent
-PREPROCESS = {
+PREPROCESS: dict[str, object] = {
     "dataset_name": "demo/dataset",
     "language_code": "it",
     "model_id": "demo/model",
     "artifact_name": "demo-it",
 }
-TRAIN = {
+TRAIN: dict[str, object] = {
     "artifact_name": "demo-it",
     "model_id": "demo/model",
     "model_name": "whisper-demo-it",
     "max_steps": 300,
-    "learning_rate": 1e-3,
-    "warmup_steps": 20,
+    "learning_rate": 1.5e-3,
+    "warmup_steps": 30,
     "train_batch_size": 16,
     "eval_batch_size": 48,
     "eval_steps": 100,
@@ -41,7 +42,7 @@ BASE_AT_LEAST, TUNED_BELOW = 0.60, 0.15
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "demo", help="folder for cache and model")
     output: Path = parser.parse_args(arguments).output.absolute()
     began = time.monotonic()
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def run_job(job: str, parameters: dict[str, object], output: Path) -> dict:
+def run_job(job: str, parameters: dict[str, object], output: Path) -> dict[str, Any]:
     command = [f"jobs.{job}"]
     for name, value in parameters.items():
         command += [f"--{name}", str(value)]
@@ -76,7 +77,8 @@ def run_job(job: str, parameters: dict[str, object], output: Path) -> dict:
     )
     if done.returncode != 0:
         sys.exit(done.returncode)
-    return json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def transcribe(model: Path, **generate: str) -> str:
@@ -85,7 +87,7 @@ def transcribe(model: Path, **generate: str) -> str:
 
     samples, rate = soundfile.read(DEMO / "clip.flac", dtype="float32")
     recognise = pipeline("automatic-speech-recognition", str(model))
-    return recognise({"raw": samples, "sampling_rate": rate}, generate_kwargs=generate)["text"].strip()
+    return str(recognise({"raw": samples, "sampling_rate": rate}, generate_kwargs=generate)["text"]).strip()
 
 
 if __name__ == "__main__":
