@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import speech
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "demo"
 WINDOW = 4  # seconds that the model hears at once
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="asr-tiny-")  # removed when the interpreter ends
@@ -37,16 +37,9 @@ class Row:
     speaker: str | None = None
 
 
-@functools.cache
 def model() -> Path:
-    """A multilingual Whisper: 80 mel bins, a window of 4 s, 448 labels."""
-    if (DEMO / "model" / "config.json").is_file():
-        return DEMO / "model"
-    folder = Path(_FOLDER.name, "model")
-    make = "import sys, base_model as b; t = b.build_tokenizer(0); b.save(b.build_model(t), t, b.Path(sys.argv[1]))"
-    folder.mkdir()
-    subprocess.run([sys.executable, "-c", make, folder], check=True, cwd=DEMO, env={**os.environ, "PYTHONPATH": "."})
-    return folder
+    """The demo's Whisper: multilingual, 80 mel bins, a window of 4 s, 448 labels."""
+    return ROOT / "demo" / "model"
 
 
 @functools.cache
@@ -83,6 +76,31 @@ def rows(n_clips: int, first: int = 0) -> list[Row]:
         Row(spoken(number), f"Frase numero {number}.", f"{number:03d}.flac", f"speaker {number % 3}")
         for number in range(first, first + n_clips)
     ]
+
+
+@functools.cache
+def broken() -> dict[str, list[Row]]:
+    """Rows that cannot be learned from, by the reason they are rejected with."""
+    good = spoken(0)
+    second = speech.synthesize(1.0)
+    nan = second.copy()
+    nan[8_000] = np.nan
+    wav = speech.encode(second, 16_000, "wav")
+    flac = speech.encode(second, 16_000, "flac")
+    mp3 = speech.encode(second, 16_000, "mp3")
+    return {
+        "no_audio": [Row(None)],
+        "empty": [Row(b""), Row(speech.encode(second[:0], 16_000, "wav"))],
+        "undecodable": [Row(b"no audio at all " * 100), Row(b"RIFF" + bytes(100)), Row(mp3[:20])],
+        "truncated": [Row(wav[: len(wav) // 2]), Row(flac[: len(flac) // 2])],
+        "too_long": [Row(spoken(1, WINDOW + 0.1)), Row(speech.encode(speech.synthesize(60.0), 16_000, "mp3"))],
+        "too_short": [Row(spoken(2, 0.09))],
+        "not_finite": [Row(speech.encode(nan, 16_000, "wavfloat"))],
+        "silent": [Row(speech.encode(np.zeros_like(second), 16_000, "flac"))],
+        "empty_text": [Row(good, None), Row(good, ""), Row(good, " \u200b\t")],
+        "punctuation_only": [Row(good, "... ?!"), Row(good, "\u201c\u2026\u201d")],
+        "too_many_labels": [Row(good, "parola " * 450)],
+    }
 
 
 def write_parquet(path: Path, of: Sequence[Row], row_group: int = 1000) -> None:
@@ -146,7 +164,7 @@ def artifact() -> Path:
 
 def preprocess_flags(**others: object) -> dict[str, object]:
     """The parameters of a preprocess job on `dataset()` and `model()`, with `others`."""
-    return {"dataset_name": dataset(), "language_code": "it", "model_id": model(), **others}
+    return {"dataset_name": str(dataset()), "language_code": "it", "model_id": str(model()), **others}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

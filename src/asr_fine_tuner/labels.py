@@ -46,7 +46,9 @@ class LabelEncoder:
                     expected="a multilingual checkpoint (openai/whisper-small rather than openai/whisper-small.en)",
                     action="set --model_id to a multilingual checkpoint",
                 )
-            tokenizer.set_prefix_tokens(language=None, task=None, predict_timestamps=False)
+            # To set_prefix_tokens, None means what the checkpoint was saved with.
+            tokenizer.language = tokenizer.task = None
+            tokenizer.set_prefix_tokens(predict_timestamps=False)
 
     @classmethod
     def from_folder(cls, model_folder: Path, language_code: str, task: str) -> LabelEncoder:
