@@ -126,6 +126,7 @@ def test_a_failed_upload_leaves_the_model_and_a_rerun_publishes_it(
     assert "model.safetensors" not in hub.files("model", REPO)
     hub.heal()
     caplog.set_level("INFO")
+    caplog.clear()
 
     result = train(given)
 

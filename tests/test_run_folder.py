@@ -105,6 +105,6 @@ def test_an_evaluation_is_made_once(run: RunFolder) -> None:
 
 def test_the_tracked_run_is_that_of_the_job_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run_id(IDENTITY, tmp_path / "run") == run_id(dict(reversed(IDENTITY.items())), Path("run"))
+    assert run_id(IDENTITY, tmp_path / "run") == run_id(dict(reversed([*IDENTITY.items()])), Path("run"))
     assert run_id(IDENTITY, tmp_path / "run") != run_id(IDENTITY, tmp_path / "other")
     assert run_id(IDENTITY, tmp_path / "run") != run_id({**IDENTITY, "max_steps": 200}, tmp_path / "run")

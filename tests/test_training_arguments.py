@@ -68,7 +68,7 @@ def _arguments(parameters: TrainParameters, tmp_path: Path) -> Any:
 def test_the_parameter_is_the_trainers_argument(name: str, tmp_path: Path) -> None:
     value, argument, default = ARGUMENTS[name]
     assert getattr(_arguments(TrainParameters(), tmp_path), argument) == default
-    assert getattr(_arguments(TrainParameters(**{name: value}), tmp_path), argument) == value
+    assert getattr(_arguments(changed(TrainParameters(), **{name: value}), tmp_path), argument) == value
 
 
 def test_no_parameter_is_left_without_a_proof() -> None:
@@ -98,7 +98,7 @@ def test_nothing_of_the_arguments_can_publish_or_hold_a_token(tmp_path: Path, mo
 def test_every_scheduler_runs(scheduler: str, tmp_path: Path) -> None:
     from transformers import get_scheduler
 
-    parameters = TrainParameters(lr_scheduler=scheduler, warmup_steps=2, max_steps=6)
+    parameters = changed(TrainParameters(), lr_scheduler=scheduler, warmup_steps=2, max_steps=6)
     arguments = _arguments(parameters, tmp_path)
     weight = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.AdamW([weight], lr=arguments.learning_rate)

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_an_artifact_is_found_by_path_by_name_and_by_what_it_was_made_of(
 
 
 def test_a_missing_artifact_names_the_command_that_makes_it(hf_home: Path) -> None:
-    asked = {
+    asked: dict[str, Any] = {
         "artifact_name": "my clips",
         "dataset_name": "google/fleurs",
         "language_code": "it",
@@ -116,7 +117,7 @@ def test_a_manifest_of_another_version_is_refused(tiny_artifact: Path, tmp_path:
     ],
 )
 def test_parameters_that_the_artifact_was_not_made_with_are_refused(
-    asked: dict[str, object], told: str, tiny_artifact: Path
+    asked: dict[str, Any], told: str, tiny_artifact: Path
 ) -> None:
     assert told in _refusal(TrainParameters(artifact_name=str(tiny_artifact), **asked)).given
 

@@ -8,7 +8,6 @@ import logging
 import re
 import shutil
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,27 +35,21 @@ TRAIN_CLIPS, EVAL_CLIPS = 10, 5
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with Whisper's tokens and a window of 4 s, its 0.1 million weights drawn by chance."""
+    """The demo's checkpoint made smaller still, its 0.1 million weights drawn by chance: Whisper's tokens, 4 s."""
     import torch
-    import transformers
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
+    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor, logging
 
-    transformers.logging.set_verbosity_error()
-    sys.path.insert(0, str(DEMO))
-    try:
-        import base_model
-    finally:
-        sys.path.remove(str(DEMO))
+    logging.set_verbosity_error()
     folder = tmp_path_factory.mktemp("tiny") / "tiny-whisper"
-    torch.manual_seed(0)
-    tokenizer = base_model.build_tokenizer(0)
-    generation_config = base_model.build_model(tokenizer).generation_config
-    config = base_model.build_model(tokenizer).config.to_dict()
     size = {"d_model": 64, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    model = WhisperForConditionalGeneration(WhisperConfig.from_dict({**config, **size, **heads}))
-    model.generation_config = generation_config
-    base_model.save(model, tokenizer, folder)
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(DEMO / "model", **size, **heads))
+    model.generation_config = GenerationConfig.from_pretrained(DEMO / "model")
+    model.save_pretrained(folder)
+    processor = WhisperProcessor.from_pretrained(DEMO / "model")
+    processor.save_pretrained(folder)
+    processor.feature_extractor.save_pretrained(folder)
     return folder
 
 
