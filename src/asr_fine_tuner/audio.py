@@ -39,7 +39,7 @@ _DEMUXERS = "mov,matroska,webm,aac,asf,mp3,ogg,flac,wav,w64,aiff,au,caf,amr,mpeg
 _DEMUXERS_WITH_LENGTH = {"mov", "asf"}
 
 
-class AudioRejected(Exception):  # noqa: N818 - says what happened to the clip; nothing is wrong with the program
+class AudioRejected(Exception):
     """A clip that cannot be trained on.
 
     `reason` is a stable slug to count by: "empty" (no samples), "undecodable", "truncated" (samples are missing),

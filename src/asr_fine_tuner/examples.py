@@ -1,4 +1,4 @@
-"""One example of a dataset as it was published, before audio is decoded and text is cleaned, and the shards it comes in."""
+"""One example of a dataset as it was published, before its audio is decoded, and the shards that examples come in."""
 
 from __future__ import annotations
 
