@@ -1,0 +1,1 @@
+"""Ratios of the usual recipe to ours: `python -m benchmarks`, or `make bench`."""
