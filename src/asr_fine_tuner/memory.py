@@ -23,6 +23,9 @@ _CONTROL_GROUPS = (
 # residual stream, its norm, queries, keys, values, and the feed-forward layer of four times that before and after its
 # non-linearity.
 _ENCODER_WIDTHS = 12
+# Resident memory of a training step on a processor, over the bytes of its tensors: measured 1.32 to 1.57 with 2 to 8
+# layers of 384 to 768 units and 2 to 8 clips.
+_RESIDENT = 1.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,8 @@ def container_free(control_groups: Path) -> int | None:
 
 
 def _training(model: WhisperForConditionalGeneration, micro_batch: int, device: DevicePlan) -> float:
-    return training_bytes(model, micro_batch, device.precision, checkpointing=device.gradient_checkpointing)
+    needed = training_bytes(model, micro_batch, device.precision, checkpointing=device.gradient_checkpointing)
+    return needed if torch.cuda.is_available() else _RESIDENT * needed
 
 
 def _smaller(parameters: TrainParameters, model: WhisperForConditionalGeneration, plan: MemoryPlan) -> str:

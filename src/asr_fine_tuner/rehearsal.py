@@ -87,7 +87,7 @@ def rehearse(source: TrainingInput, model_folder: Path, parameters: TrainParamet
         }
     )
     with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=parent, ignore_cleanup_errors=True) as scratch:
-        longest = _longest_transcripts(source, Path(scratch, "artifact"), parameters)
+        longest = longest_transcripts(source, Path(scratch, "artifact"), parameters)
         run = RunFolder(Path(scratch, "run"))
         run.folder.mkdir()
         with _memory_explained(parameters):
@@ -127,7 +127,7 @@ def _transcribe(model_folder: Path) -> None:
     recognise({"raw": np.zeros(rate, np.float32), "sampling_rate": rate}, generate_kwargs={"max_new_tokens": 4})
 
 
-def _longest_transcripts(source: TrainingInput, folder: Path, parameters: TrainParameters) -> TrainingInput:
+def longest_transcripts(source: TrainingInput, folder: Path, parameters: TrainParameters) -> TrainingInput:
     """An artifact of the clips with the longest transcripts: one optimizer step to train, one batch to evaluate.
 
     They take the most time and memory: features fill the window, however short the audio.

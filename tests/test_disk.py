@@ -1,0 +1,63 @@
+"""The disk estimate against the folders that a train job really writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_training import changed, fine_tuning_of
+
+from asr_fine_tuner.checkpoints import checkpoint_folder
+from asr_fine_tuner.disk import DiskEstimate, bytes_below, existing_parent, free_bytes, on_one_volume, readable_size
+from asr_fine_tuner.memory import outline
+from asr_fine_tuner.parameters import TrainParameters
+from asr_fine_tuner.training import TrainResult
+
+# Besides weights and moments: the trainer's state, tokenizer, configurations, curves. None grows with the model.
+SMALL = 1 << 20
+
+
+@pytest.fixture
+def estimate(memorising: TrainParameters) -> DiskEstimate:
+    return DiskEstimate.of(outline(Path(memorising.model_id), memorising), transcript_bytes=1000)
+
+
+def test_folders_are_as_large_as_estimated(memorised: TrainResult, estimate: DiskEstimate) -> None:
+    run = memorised.model_dir.parent
+    assert 0 <= bytes_below(checkpoint_folder(run, 60)) - estimate.checkpoint < SMALL
+    assert 0 <= bytes_below(memorised.model_dir) - estimate.weights < SMALL
+    (best,) = run.glob("best-*")
+    assert 0 <= bytes_below(best) - estimate.weights < SMALL
+    assert bytes_below(run) < estimate.job
+
+
+def test_a_frozen_encoder_has_no_moments(parameters: TrainParameters) -> None:
+    frozen = changed(parameters, freeze_encoder=True, max_steps=1, save_steps=1)
+    fine_tuning = fine_tuning_of(frozen)
+    fine_tuning.train()
+    written = bytes_below(checkpoint_folder(fine_tuning.run.folder, 1))
+    model = Path(frozen.model_id)
+    estimated = DiskEstimate.of(outline(model, frozen), 0).checkpoint
+    assert 0 <= written - estimated < SMALL // 4
+    assert estimated < 0.9 * DiskEstimate.of(outline(model, parameters), 0).checkpoint
+
+
+def test_the_formula_of_the_guide() -> None:
+    gigabyte = 10**9
+    small = DiskEstimate(weights=gigabyte, checkpoint=3 * gigabyte, transcripts=0)
+    assert small.job // gigabyte == 3 * 3 + 2 + 1
+    assert small.rehearsal < small.job
+
+
+def test_free_space_of_a_folder_yet_to_be_made(tmp_path: Path) -> None:
+    wanted = tmp_path / "not" / "yet"
+    assert existing_parent(wanted) == tmp_path
+    assert free_bytes(wanted) > 0
+    assert on_one_volume(wanted, tmp_path)
+    assert not on_one_volume(tmp_path, Path("/proc"))
+    assert bytes_below(wanted) == 0
+
+
+@pytest.mark.parametrize(("n_bytes", "text"), [(0, "0 MB"), (31_400_000, "31 MB"), (1_640_000_000, "1.6 GB")])
+def test_sizes_are_readable(n_bytes: int, text: str) -> None:
+    assert readable_size(n_bytes) == text

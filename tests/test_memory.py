@@ -1,0 +1,87 @@
+"""Memory that training takes, and memory that there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import changed
+
+from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.memory import container_free, evaluation_bytes, free_memory, outline, plan_memory
+from asr_fine_tuner.parameters import TrainParameters
+from asr_fine_tuner.training_arguments import training_bytes
+
+GIGABYTE = 10**9
+
+
+def control_group(folder: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, None),
+        ({"memory.max": "max\n", "memory.current": "5\n", "memory.stat": "inactive_file 1\n"}, None),
+        ({"memory.max": "1000\n", "memory.current": "300\n", "memory.stat": "anon 9\ninactive_file 100\n"}, 800),
+        (
+            {
+                "memory/memory.limit_in_bytes": "1000\n",
+                "memory/memory.usage_in_bytes": "300\n",
+                "memory/memory.stat": "inactive_file 7\ntotal_inactive_file 100\n",
+            },
+            800,
+        ),
+    ],
+    ids=["none", "unlimited", "version 2", "version 1"],
+)
+def test_a_container_has_what_its_limit_leaves(files: dict[str, str], free: int | None, tmp_path: Path) -> None:
+    assert container_free(control_group(tmp_path, files)) == free
+
+
+def test_an_outline_has_shapes_and_no_weights(parameters: TrainParameters) -> None:
+    folder = Path(parameters.model_id)
+    model, frozen = outline(folder, parameters), outline(folder, changed(parameters, freeze_encoder=True))
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
+    assert training_bytes(frozen, 1, "fp32") < training_bytes(model, 1, "fp32")
+
+
+def test_estimates_grow_with_the_batch_and_shrink_with_checkpointing(parameters: TrainParameters) -> None:
+    model = outline(Path(parameters.model_id), parameters)
+    assert training_bytes(model, 16, "fp32") > 4 * training_bytes(model, 1, "fp32")
+    assert training_bytes(model, 16, "bf16") < training_bytes(model, 16, "fp32")
+    assert evaluation_bytes(model, 16, 12, "fp32") > evaluation_bytes(model, 8, 12, "fp32")
+
+
+def test_checkpointing_pays_where_there_are_layers(parameters: TrainParameters) -> None:
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    with torch.device("meta"):
+        small = WhisperForConditionalGeneration(WhisperConfig(d_model=768, encoder_layers=12, decoder_layers=12))
+    kept, recomputed = (training_bytes(small, 16, "bf16", checkpointing=on) for on in (False, True))
+    assert 10 * GIGABYTE < kept < 20 * GIGABYTE
+    assert recomputed < kept / 1.5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may have more memory than the sizes here")
+def test_too_large_a_batch_is_told_with_the_batch_that_fits(parameters: TrainParameters) -> None:
+    model = outline(Path(parameters.model_id), parameters)
+    free, _ = free_memory()
+    batch = 1
+    while training_bytes(model, batch, "fp32") < free:
+        batch *= 2
+    with pytest.raises(PermanentError) as refused:
+        plan_memory(changed(parameters, train_batch_size=batch, grad_accum_steps=3), model)
+    words = refused.value.action.split()
+    micro, accumulate = int(words[1]), int(words[3])
+    assert micro < batch
+    assert micro * accumulate == batch * 3
+    plan_memory(changed(parameters, train_batch_size=micro), model)
+
+    with pytest.raises(PermanentError, match="--eval_batch_size"):
+        plan_memory(changed(parameters, eval_batch_size=100 * batch), model)
