@@ -95,7 +95,9 @@ def test_a_private_model_is_private_and_may_quote_a_local_dataset(
 ) -> None:
     train(changed(memorised_again, publish=True, private=True, model_name="test-org/secret"))
     assert hub.repo("model", "test-org/secret").private
-    assert set(hub.files("model", "test-org/secret")) == {*PUBLISHED, "predictions.jsonl"}
+    there = hub.files("model", "test-org/secret")
+    assert set(there) == {*PUBLISHED, "predictions.jsonl"}
+    assert "# test-org/secret\n" in there["README.md"].decode(), "the name it was made for was another"
 
 
 def test_private_is_not_made_public_by_a_name_that_is_taken(hub: LoopbackHub, parameters: TrainParameters) -> None:

@@ -166,6 +166,16 @@ def test_an_early_stop_is_seen_in_a_checkpoint_that_holds_it(unlearning: TrainPa
     assert train(given).steps == 4
 
 
+def test_a_stop_does_not_wait_for_an_evaluation(parameters: TrainParameters, caplog: pytest.LogCaptureFixture) -> None:
+    """The time between SIGTERM and SIGKILL is for saving."""
+    tuning = fine_tuning_of(changed(parameters, eval_batch_size=8))
+    seen: list[int] = []
+    tuning.trainer.model.get_encoder().register_forward_hook(lambda module, *_: seen.append(int(module.training)))
+    with sigterm_at("step 2 of 6: loss"), pytest.raises(InterruptedJob, match="step 3 is saved"):
+        tuning.train()
+    assert seen == [1, 1, 1]
+
+
 def test_two_checkpoints_are_kept(parameters: TrainParameters) -> None:
     run = train(changed(parameters, save_steps=1)).model_dir.parent
     assert [step_of(folder) for folder in checkpoints_in(run)] == [6, 5]

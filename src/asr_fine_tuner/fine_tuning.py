@@ -17,7 +17,6 @@ from transformers import (
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
-    set_seed,
 )
 
 from asr_fine_tuner.artifact import SPLITS
@@ -164,8 +163,6 @@ class FineTuning:
         if checkpoint is not None:
             self._continue(checkpoint)
             return
-        # Whether the base model was evaluated just now must not matter to what is drawn by chance.
-        set_seed(self.parameters.seed)
         self.trainer.train()
 
     def _continue(self, checkpoint: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -109,7 +109,8 @@ def train(parameters: TrainParameters) -> TrainResult:
             tracking_url = _fine_tune(run, source, parameters, model_name, identity, made_of.revision)
         else:
             logger.info("the model in %s is finished already", run.model)
-        results = read_results(run.model / RESULTS_NAME)
+        # A finished run may be published under another name than it was made for.
+        results = replace(read_results(run.model / RESULTS_NAME), model_name=model_name)
         _write_card(run, results, repo_id or model_name, model.licence)
         Console(stderr=True).print(results_table(results))
         published = _publish(run, source, parameters, repo_id)

@@ -94,7 +94,7 @@ def training_arguments(parameters: TrainParameters, output_dir: Path, plan: Devi
             parameters.max_steps,
             parameters.learning_rate,
         )
-    return Seq2SeqTrainingArguments(
+    arguments = Seq2SeqTrainingArguments(
         output_dir=str(output_dir),
         max_steps=parameters.max_steps,
         learning_rate=parameters.learning_rate,
@@ -126,6 +126,11 @@ def training_arguments(parameters: TrainParameters, output_dir: Path, plan: Devi
         report_to="none",
         push_to_hub=False,
     )
+    if arguments.n_gpu > 1:
+        logger.info("one of %d GPUs is used", arguments.n_gpu)
+        # Else the trainer would give a whole micro batch to each (DataParallel): another effective batch.
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _device_name() -> str:
