@@ -24,7 +24,7 @@ def redact(text: str) -> str:
 
 
 class _RedactingStream:
-    """A text stream that never writes tokens, whoever prints: our log, the libraries' own handlers, tracebacks, bars."""
+    """A text stream that never writes tokens, whoever prints: our log, the libraries, tracebacks, bars."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
