@@ -1,4 +1,4 @@
-"""The parameter tables of the README, made from the parameters themselves. `python tests/readme_tables.py` rewrites them."""
+"""The parameter tables of the README, made from the parameters. `python tests/readme_tables.py` writes them anew."""
 
 from __future__ import annotations
 

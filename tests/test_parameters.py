@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -124,3 +126,9 @@ def test_default_artifact_name(model_id: str, dataset_name: str, language_code: 
 def test_default_model_name() -> None:
     assert default_model_name("openai/whisper-small", "it") == "whisper-small-it"
     assert TrainParameters(model_name=default_model_name("models/my model!", "sr latin")).model_name
+
+
+def test_paths_are_taken_as_text(tmp_path: Path) -> None:
+    """In Python people have a Path at hand."""
+    given = PreprocessParameters(dataset_name=tmp_path, language_code="it", model_id=tmp_path / "model")  # type: ignore[arg-type]
+    assert (given.dataset_name, given.model_id) == (str(tmp_path), str(tmp_path / "model"))

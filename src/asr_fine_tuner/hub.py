@@ -8,6 +8,7 @@ import io
 import logging
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+PACKAGE = "asr-fine-tuner"
 
 CONVERTED_BRANCH = "refs/convert/parquet"  # where the Hub keeps a parquet conversion of datasets that it can read
 
@@ -307,7 +310,7 @@ def _client() -> HfApi:
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     disable_progress_bars()  # the jobs show their own; several processes download at once
-    return HfApi(token=os.environ.get("HF_TOKEN") or False, library_name="asr-fine-tuner")
+    return HfApi(token=os.environ.get("HF_TOKEN") or False, library_name=PACKAGE, library_version=version(PACKAGE))
 
 
 @with_patience

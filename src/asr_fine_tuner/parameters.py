@@ -5,6 +5,7 @@ The command line, the environment variables, `--help` and the tables in the READ
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any, Literal
 
@@ -47,6 +48,11 @@ class JobParameters(BaseModel):
         "read at most this many of the validation split and of the test split each", "clips", None
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = _parameter("seed of everything that is drawn by chance", default=42)
+
+    @field_validator("model_id", "dataset_name", "artifact_name", "output_dir", mode="before", check_fields=False)
+    @classmethod
+    def _path_as_text(cls, value: object) -> object:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     @field_validator("model_id", "dataset_name", "language_code", "artifact_name", "language", check_fields=False)
     @classmethod
