@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_training import changed, clips_of, sigterm_at, write_artifact
 
 from asr_fine_tuner.errors import InterruptedJob, PermanentError
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.rehearsal import Pace, longest_transcripts, rehearse
+from asr_fine_tuner.trainer import WhisperTrainer
 from asr_fine_tuner.training_input import open_artifact
 
 
@@ -61,13 +64,29 @@ def test_a_loss_that_is_not_finite_is_found(
         run(changed(parameters, artifact_name=str(artifact)), tmp_path / "volume")
 
 
+def test_memory_that_runs_out_makes_micro_batches_smaller(
+    parameters: TrainParameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = WhisperTrainer.training_step
+
+    def limited(trainer: WhisperTrainer, model: Any, inputs: Any, *rest: Any) -> Any:
+        if len(inputs["labels"]) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return step(trainer, model, inputs, *rest)
+
+    monkeypatch.setattr(WhisperTrainer, "training_step", limited)
+    pace = run(changed(parameters, train_batch_size=8), tmp_path / "volume")
+    assert pace.micro_batch == 2
+    assert pace.step > 0
+
+
 def test_a_signal_ends_it_and_leaves_nothing(parameters: TrainParameters, tmp_path: Path) -> None:
     with sigterm_at("step 1 of 2"), pytest.raises(InterruptedJob):
         run(parameters, tmp_path / "volume")
 
 
 def test_the_time_of_a_job(parameters: TrainParameters) -> None:
-    pace = Pace(step=10.0, evaluation_batch=1.0, checkpoint=0.1, peak_memory=0)
+    pace = Pace(step=10.0, evaluation_batch=1.0, checkpoint=0.1, peak_memory=0, micro_batch=2)
     job = changed(parameters, max_steps=25, eval_steps=10, save_steps=10, eval_batch_size=4, evaluate_base=True)
     clips = {"train": 1000, "validation": 8, "test": 5}
     # Evaluations at 10, 20 and 25 and of the base model, two batches each; test twice, two batches each.

@@ -7,12 +7,13 @@ import importlib.metadata
 import logging
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from transformers import (
+    TrainerCallback,
     TrainerState,
     WhisperConfig,
     WhisperFeatureExtractor,
@@ -65,11 +66,19 @@ class FineTuning:
     """The base model with everything it is trained and judged by."""
 
     def __init__(
-        self, run: RunFolder, source: TrainingInput, model_folder: Path, parameters: TrainParameters, tracker: Tracker
+        self,
+        run: RunFolder,
+        source: TrainingInput,
+        model_folder: Path,
+        parameters: TrainParameters,
+        tracker: Tracker,
+        watching: Sequence[TrainerCallback] = (),
     ) -> None:
+        """watching: told what the trainer does, whichever trainer it is after memory ran out."""
         encoding = source.manifest.encoding
         self.run, self.source, self.parameters, self.tracker = run, source, parameters, tracker
         self.model_folder = model_folder
+        self._watching = watching
         self.labels = LabelEncoder.from_folder(model_folder, encoding.language_token, encoding.task)
         # Whisper translates into English.
         self.text_language = "en" if encoding.task == "translate" else encoding.language_token
@@ -102,7 +111,7 @@ class FineTuning:
             text_language=self.text_language,
             leading_metric=leading_metric(self.text_language),
             early_stopping_patience=parameters.early_stopping_patience,
-            callbacks=[ReportingCallback(self.tracker)],
+            callbacks=[ReportingCallback(self.tracker), *self._watching],
         )
 
     def train(self) -> None:

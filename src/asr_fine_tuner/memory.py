@@ -59,30 +59,31 @@ def outline(model_folder: Path, parameters: TrainParameters) -> WhisperForCondit
 def plan_memory(parameters: TrainParameters, model: WhisperForConditionalGeneration) -> MemoryPlan:
     """
     Raises:
-        PermanentError: the device cannot compute in the precision asked for, or has not enough free memory.
+        PermanentError: the device cannot compute in the precision asked for, or has not enough free memory: on a GPU
+            for one clip, since there the job makes its batches smaller; else for a batch, since the job is killed.
     """
     device = plan_device(parameters, model)
     free, where = free_memory()
-    plan = MemoryPlan(
-        device,
-        _training(model, parameters.train_batch_size, device),
-        evaluation_bytes(model, parameters.eval_batch_size, parameters.max_sequence_length, device.precision),
-        free,
-        where,
-    )
-    if plan.evaluation > free:
+
+    def plan(train_batch: int, eval_batch: int) -> MemoryPlan:
+        evaluation = evaluation_bytes(model, eval_batch, parameters.max_sequence_length, device.precision)
+        return MemoryPlan(device, _training(model, train_batch, device), evaluation, free, where)
+
+    whole = plan(parameters.train_batch_size, parameters.eval_batch_size)
+    least = plan(1, 1) if torch.cuda.is_available() else whole
+    if least.evaluation > free:
         raise PermanentError(
-            given=f"--eval_batch_size {parameters.eval_batch_size}: {plan}",
+            given=f"--eval_batch_size {parameters.eval_batch_size}: {whole}",
             expected="memory for a batch of evaluation",
-            action="lower --eval_batch_size",
+            action="lower --eval_batch_size, choose a smaller model, or give it more memory",
         )
-    if plan.training > free:
+    if least.training > free:
         raise PermanentError(
-            given=f"--train_batch_size {parameters.train_batch_size}: {plan}",
+            given=f"--train_batch_size {parameters.train_batch_size}: {whole}",
             expected="memory for a micro batch",
-            action=_smaller(parameters, model, plan),
+            action=_smaller(parameters, model, whole),
         )
-    return plan
+    return whole
 
 
 def evaluation_bytes(model: WhisperForConditionalGeneration, batch: int, max_new_tokens: int, precision: str) -> float:

@@ -181,7 +181,9 @@ class _Examination:
         self._unfinished()
         needed(self._fitting, "an artifact that fits the model")
         needed(self._disk, "room for them")
-        files = hub.download_model(self.parameters.model_id, self.parameters.model_revision, weights=True)
+        # The branch that was asked for can have moved since it was looked up.
+        revision = needed(self._model, "the model").files.revision
+        files = hub.download_model(self.parameters.model_id, revision, weights=True)
         return Found(f"safetensors in {files.folder}", files.folder)
 
     def _check_rehearsal(self) -> Found[Pace]:
@@ -192,8 +194,10 @@ class _Examination:
         if disk.rehearsal > self._free(here):
             raise NotChecked(f"needs {readable_size(disk.rehearsal)} free at {here}")
         pace = rehearse(source, weights, self.parameters, here)
+        smaller = f" with micro batches of {pace.micro_batch} clips, since memory ran out"
         return Found(
-            f"trained, evaluated, saved, resumed and reloaded; {pace.step:.2f} s a step, "
+            "trained, evaluated, saved, resumed and reloaded"
+            f"{smaller if pace.micro_batch < self.parameters.train_batch_size else ''}; {pace.step:.2f} s a step, "
             f"{pace.evaluation_batch:.2f} s to evaluate a batch, {pace.checkpoint:.2f} s to write a checkpoint: "
             f"{_duration(self._job_seconds(pace, run))} for the job at most; "
             f"{readable_size(pace.peak_memory)} of memory",

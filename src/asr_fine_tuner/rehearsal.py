@@ -41,12 +41,14 @@ class Pace:
 
     step: an optimizer step. evaluation_batch: transcribing `eval_batch_size` clips. checkpoint: writing one.
     peak_memory: of the GPU, or of this process without one.
+    micro_batch: clips in one; fewer than `train_batch_size` when the GPU did not hold these.
     """
 
     step: float
     evaluation_batch: float
     checkpoint: float
     peak_memory: int
+    micro_batch: int
 
     def job_seconds(self, parameters: TrainParameters, clips: Mapping[str, int], steps_done: int) -> float:
         """The rest of a job after `steps_done` steps, if no early stopping ends it.
@@ -86,6 +88,7 @@ def rehearse(source: TrainingInput, model_folder: Path, parameters: TrainParamet
             "max_eval_samples": None,
         }
     )
+    clips = parameters.train_batch_size * parameters.grad_accum_steps
     with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=parent, ignore_cleanup_errors=True) as scratch:
         longest = longest_transcripts(source, Path(scratch, "artifact"), parameters)
         run = RunFolder(Path(scratch, "run"))
@@ -97,19 +100,25 @@ def rehearse(source: TrainingInput, model_folder: Path, parameters: TrainParamet
             # As a job leaves it that was killed in its second step.
             shutil.rmtree(checkpoint_folder(run.folder, _STEPS))
             run.trained.unlink()
-            _resume(run, longest, model_folder, in_little)
+            fitting = {"train_batch_size": pace.micro_batch, "grad_accum_steps": clips // pace.micro_batch}
+            _resume(run, longest, model_folder, in_little.model_copy(update=fitting))
             _transcribe(run.model)
     return pace
 
 
 def _train(run: RunFolder, source: TrainingInput, model_folder: Path, parameters: TrainParameters) -> Pace:
     watch = _Stopwatch()
-    fine_tuning = FineTuning(run, source, model_folder, parameters, NoTracker())
-    fine_tuning.trainer.add_callback(watch)
+    fine_tuning = FineTuning(run, source, model_folder, parameters, NoTracker(), watching=[watch])
     fine_tuning.train()
     evaluation = fine_tuning.trainer.last_evaluation
     assert evaluation is not None  # noqa: S101 - every run is evaluated at its last step
-    return Pace(watch.steps[-1], evaluation.seconds, watch.checkpoint, _peak_memory())
+    return Pace(
+        step=watch.step,
+        evaluation_batch=evaluation.seconds,
+        checkpoint=watch.checkpoint,
+        peak_memory=_peak_memory(),
+        micro_batch=fine_tuning.parameters.train_batch_size,
+    )
 
 
 def _resume(run: RunFolder, source: TrainingInput, model_folder: Path, parameters: TrainParameters) -> None:
@@ -149,10 +158,10 @@ def longest_transcripts(source: TrainingInput, folder: Path, parameters: TrainPa
 
 
 class _Stopwatch(TrainerCallback):
-    """steps: seconds of each optimizer step. checkpoint: seconds of writing the first checkpoint."""
+    """step: seconds of the last optimizer step. checkpoint: seconds of writing the first checkpoint."""
 
     def __init__(self) -> None:
-        self.steps: list[float] = []
+        self.step = 0.0
         self.checkpoint = 0.0
         self._began = 0.0
 
@@ -173,7 +182,7 @@ class _Stopwatch(TrainerCallback):
         **_: Any,
     ) -> None:
         now = _now()
-        self.steps.append(now - self._began)
+        self.step = now - self._began
         self._began = now
 
     def on_save(
