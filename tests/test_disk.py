@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_training import changed, fine_tuning_of
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from asr_fine_tuner.checkpoints import checkpoint_folder
 from asr_fine_tuner.disk import DiskEstimate, bytes_below, existing_parent, free_bytes, on_one_volume, readable_size
 from asr_fine_tuner.memory import outline
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.training import TrainResult
+from asr_fine_tuner.training_arguments import training_bytes
 
 # Besides weights and moments: the trainer's state, tokenizer, configurations, curves. None grows with the model.
 SMALL = 1 << 20
@@ -42,11 +45,44 @@ def test_a_frozen_encoder_has_no_moments(parameters: TrainParameters) -> None:
     assert estimated < 0.9 * DiskEstimate.of(outline(model, parameters), 0).checkpoint
 
 
+def whisper(width: int, encoder: int, decoder: int, mels: int) -> WhisperForConditionalGeneration:
+    """The shapes of a checkpoint of OpenAI's."""
+    heads = {"encoder_attention_heads": width // 64, "decoder_attention_heads": width // 64}
+    layers = {"encoder_layers": encoder, "decoder_layers": decoder}
+    inner = {"encoder_ffn_dim": 4 * width, "decoder_ffn_dim": 4 * width}
+    with torch.device("meta"):
+        return WhisperForConditionalGeneration(
+            WhisperConfig(d_model=width, num_mel_bins=mels, **heads, **layers, **inner)
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "encoder", "decoder", "mels"),
+    [
+        ("tiny", 384, 4, 4, 80),
+        ("base", 512, 6, 6, 80),
+        ("small", 768, 12, 12, 80),
+        ("medium", 1024, 24, 24, 80),
+        ("large-v3", 1280, 32, 32, 128),
+        ("large-v3-turbo", 1280, 32, 4, 128),
+    ],
+)
+def test_the_table_of_the_guide(name: str, width: int, encoder: int, decoder: int, mels: int) -> None:
+    guide = Path(__file__).parent.parent / "howto" / "operations.md"
+    (row,) = (line for line in guide.read_text().splitlines() if line.startswith(f"| whisper-{name} |"))
+    model = whisper(width, encoder, decoder, mels)
+    weights = sum(weight.numel() for weight in model.parameters())
+    kept, recomputed = (training_bytes(model, 16, "bf16", checkpointing=on) for on in (False, True))
+    sizes = (DiskEstimate.of(model, 0).job, kept, recomputed)
+    expected = [f"{weights / 1e6:.1f} M", *(readable_size(size) for size in sizes)]
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == expected
+
+
 def test_the_formula_of_the_guide() -> None:
-    gigabyte = 10**9
-    small = DiskEstimate(weights=gigabyte, checkpoint=3 * gigabyte, transcripts=0)
-    assert small.job // gigabyte == 3 * 3 + 2 + 1
-    assert small.rehearsal < small.job
+    estimate = DiskEstimate.of(whisper(384, 4, 4, 80), transcript_bytes=1000)
+    weights, checkpoint = estimate.weights, estimate.checkpoint
+    assert estimate.job == 3 * checkpoint + 3 * weights + 12 * 1000 + (32 << 20)
+    assert 0.7 * estimate.job < estimate.rehearsal < 0.8 * estimate.job
 
 
 def test_free_space_of_a_folder_yet_to_be_made(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def statuses(run: JobRun) -> dict[str, str]:
 
 def check(run: JobRun, name: str) -> dict[str, Any]:
     (found,) = (check for check in run.result["checks"] if check["name"] == name)
-    return found
+    return dict(found)
 
 
 def examined(parameters: TrainParameters, code: ExitCode) -> dict[str, Check]:
