@@ -18,6 +18,8 @@ from typing import Any
 
 DEMO = Path(__file__).resolve().parent
 ROOT = DEMO.parent
+# The libraries' bars and warnings about each other are not what a demo is about.
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 PREPROCESS: dict[str, object] = {
     "dataset_name": "demo/dataset",
     "language_code": "it",
@@ -45,6 +47,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "demo", help="folder for cache and model")
     output: Path = parser.parse_args(arguments).output.absolute()
+    os.environ.update(QUIET)
     began = time.monotonic()
     run_job("preprocess", PREPROCESS, output)
     result = run_job("train", {**TRAIN, "output_dir": str(output / "run")}, output)

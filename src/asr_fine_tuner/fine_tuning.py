@@ -76,7 +76,8 @@ class FineTuning:
     ) -> None:
         """watching: told what the trainer does, whichever trainer it is after memory ran out."""
         encoding = source.manifest.encoding
-        self.run, self.source, self.parameters, self.tracker = run, source, parameters, tracker
+        self.run, self.source, self.tracker = run, source, tracker
+        self.parameters = parameters.model_copy(update=run.micro_batch())
         self.model_folder = model_folder
         self._watching = watching
         self.labels = LabelEncoder.from_folder(model_folder, encoding.language_token, encoding.task)
@@ -131,7 +132,7 @@ class FineTuning:
         while not self._fits_memory(self._train_or_continue):
             self._divide_micro_batch()
         raise_if_stopped(f"step {self.trainer.state.global_step} is saved")
-        self.trainer.state.save_to_json(str(run.trained))
+        run.keep_state(self.trainer.state)
 
     @staticmethod
     def _fits_memory(work: Callable[[], None]) -> bool:
@@ -159,9 +160,8 @@ class FineTuning:
         smaller = max(divisor for divisor in range(1, micro_batch) if micro_batch % divisor == 0)
         accumulated *= micro_batch // smaller
         logger.warning("out of memory: %d clips in a micro batch and %d to a step from here on", smaller, accumulated)
-        self.parameters = self.parameters.model_copy(
-            update={"train_batch_size": smaller, "grad_accum_steps": accumulated}
-        )
+        self.run.keep_micro_batch({"train_batch_size": smaller, "grad_accum_steps": accumulated})
+        self.parameters = self.parameters.model_copy(update=self.run.micro_batch())
         del self.trainer
         gc.collect()
         torch.cuda.empty_cache()

@@ -6,11 +6,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asr_fine_tuner.checkpoints import checkpoints_in, is_complete, newest_complete, step_of
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.evaluation import Evaluation
-from asr_fine_tuner.files import canonical_json, sha256_of_json, write_atomically
+from asr_fine_tuner.files import canonical_json, sha256_of_json, sync_folder, write_atomically
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
 
 Identity = Mapping[str, str | int | float | bool | None]
 
@@ -32,12 +36,33 @@ class RunFolder:
         return self.folder / "trained.json"
 
     @property
+    def _micro_batch(self) -> Path:
+        return self.folder / "micro_batch.json"
+
+    @property
     def _identity(self) -> Path:
         return self.folder / "run.json"
 
     @property
     def lock(self) -> Path:
         return self.folder / "lock"
+
+    def micro_batch(self) -> dict[str, int]:
+        """`train_batch_size` and `grad_accum_steps` that fitted the memory before; empty when the given ones did."""
+        if not self._micro_batch.is_file():
+            return {}
+        kept: dict[str, int] = json.loads(self._micro_batch.read_text(encoding="utf-8"))
+        return kept
+
+    def keep_micro_batch(self, micro_batch: Mapping[str, int]) -> None:
+        write_atomically(self._micro_batch, canonical_json(dict(micro_batch)))
+
+    def keep_state(self, state: TrainerState) -> None:
+        """Write `trained`: from now on a rerun only evaluates and finishes."""
+        staged = self.trained.with_name(f".{self.trained.name}.tmp")
+        state.save_to_json(str(staged))
+        staged.replace(self.trained)
+        sync_folder(self.folder)
 
     def is_finished(self) -> bool:
         return self.model.is_dir() and is_complete(self.model)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from tiny_training import changed, weights_of
 
-from asr_fine_tuner import PermanentError, TrainParameters
+from asr_fine_tuner import InterruptedJob, PermanentError, TrainParameters
+from asr_fine_tuner.fine_tuning import FineTuning
 from asr_fine_tuner.results import read_results
 from asr_fine_tuner.trainer import WhisperTrainer
 from asr_fine_tuner.training import train
@@ -64,6 +65,23 @@ def test_memory_that_runs_out_after_a_checkpoint_loses_no_step(
     result = train(changed(parameters, train_batch_size=4, save_steps=1, max_steps=4))
     assert (result.train_batch_size, result.grad_accum_steps, result.steps) == (2, 2, 4)
     assert [at for at, _ in steps[:3]] == [0, 1, 2]
+
+
+def test_a_continued_run_begins_with_what_fitted(
+    parameters: TrainParameters, device_holds: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = changed(parameters, train_batch_size=4, save_steps=1, max_steps=2, evaluate_base=False)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(FineTuning, "finish", _interrupted)
+        device_holds(2)
+        with pytest.raises(InterruptedJob):
+            train(given)
+    result = train(given)
+    assert (result.train_batch_size, result.grad_accum_steps) == (2, 2)
+
+
+def _interrupted(*_: object) -> None:
+    raise InterruptedJob(given="stopped", expected="", action="")
 
 
 def test_one_clip_that_does_not_fit_is_told(parameters: TrainParameters, device_holds: Callable[[int], None]) -> None:
