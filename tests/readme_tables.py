@@ -13,7 +13,8 @@ _BLOCK = re.compile(r"<!-- parameters -->\n.*?<!-- /parameters -->", re.DOTALL)
 
 
 def parameter_tables() -> str:
-    shared = set(JobParameters.model_fields) | {"dataset_name", "language_code"}
+    # The grace period has another default in each job.
+    shared = (set(JobParameters.model_fields) - {"grace_period"}) | {"dataset_name", "language_code"}
     both = [name for name in PreprocessParameters.model_fields if name in shared]
     parts = [
         ("Both jobs", PreprocessParameters, both),

@@ -94,8 +94,19 @@ def model_format(model_id: str, revision: str, model_folder: Path) -> ModelForma
     """What features and labels have to look like for the model in `model_folder`.
 
     Raises:
-        PermanentError: the folder holds no Whisper model.
+        PermanentError: the folder holds no Whisper model, or one that cannot be read.
     """
+    try:
+        return _read_format(model_id, revision, model_folder)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PermanentError(
+            given=f"--model_id {model_id}, whose configuration or tokenizer cannot be read ({error!r})",
+            expected="the files of a Whisper checkpoint, as transformers writes them",
+            action="choose another checkpoint, or download this one again",
+        ) from error
+
+
+def _read_format(model_id: str, revision: str, model_folder: Path) -> ModelFormat:
     config = _whisper_config(model_id, model_folder)
     extractor = LogMelExtractor.from_folder(model_folder)
     multilingual = is_multilingual(model_folder)

@@ -97,18 +97,19 @@ def full_disk_explained(folder: Path, bytes_needed: int | None = None) -> Iterat
     try:
         yield
     except Exception as error:
-        if not _is_full_disk(error):
+        if not is_full_disk(error):
             raise
         free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
-        needed = f"about {bytes_needed / 1e6:,.0f} MB" if bytes_needed else "room for what is written"
+        needed = f"up to {bytes_needed:,} bytes" if bytes_needed else "room for what is written"
         raise PermanentError(
-            given=f"cannot write to {folder}: {error} ({free / 1e6:,.0f} MB free)",
+            given=f"cannot write to {folder}: {error} ({free:,} bytes free)",
             expected=f"{needed} there; what was finished before is untouched",
             action="free space or use a larger volume, then run the same command again: it continues",
         ) from error
 
 
-def _is_full_disk(error: BaseException) -> bool:
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error stands for a full disk, a quota that is used up, or the limit of file sizes."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
     # safetensors and torch write by themselves and tell only in words.

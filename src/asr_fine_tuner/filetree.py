@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20  # bytes hashed at a time
 _WORTH_TELLING = 1 << 30  # bytes whose hashing takes seconds
+# An archive that unpacks to more than so many times its size is a bomb: audio hardly shrinks, tables to a tenth.
+_MAX_EXPANSION = 200
+_HARMLESS = 1 << 26  # bytes unpacked, whatever the archive's size
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -205,4 +208,11 @@ def _list_archive(path: Path) -> Mapping[str, StoredFile]:
             )
         if not member.is_dir() and not _hidden(member.filename):
             files[member.filename] = StoredFile(member.filename, member.file_size)
+    unpacked, packed = sum(file.size for file in files.values()), path.stat().st_size
+    if unpacked > max(_HARMLESS, _MAX_EXPANSION * packed):
+        raise PermanentError(
+            given=f"{path} of {packed:,} bytes, whose members unpack to {unpacked:,}",
+            expected=f"at most {_MAX_EXPANSION} times the archive's size",
+            action="look into the archive: it was made to fill memory or time; give the dataset as a folder if not",
+        )
     return dict(sorted(files.items()))

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 # (openai/whisper, Whisper.is_multilingual). Only asked when generation_config.json does not say.
 _MULTILINGUAL_VOCABULARY = 51865
 
+# Entries of tokenizer_config.json that transformers hands to what opens them as files, or builds the tokenizer from.
+# Others that name files (vocab_file, normalizer_file, ...) give way to those of the folder.
+_READ_OTHER_FILES = ("gguf_file", "fast_tokenizer_files", "init_inputs", "vocab", "merges", "tokenizer_object")
+
 # Within the two characters that each token of Whisper's own begins with (`<|endoftext|>`, `<|it|>`, `<|0.02|>`).
 _INSIDE_MARKER = re.compile(r"(?<=<)(?=\|)")
 
@@ -71,9 +75,26 @@ class LabelEncoder:
 
 
 def load_tokenizer(model_folder: Path) -> WhisperTokenizer:
+    """
+    Raises:
+        PermanentError: the tokenizer's configuration names files, which could be any of this machine.
+    """
     from transformers import WhisperTokenizer
 
+    _refuse_named_files(model_folder / "tokenizer_config.json")
     return WhisperTokenizer.from_pretrained(model_folder, local_files_only=True)
+
+
+def _refuse_named_files(tokenizer_config: Path) -> None:
+    if not tokenizer_config.is_file():
+        return
+    config = json.loads(tokenizer_config.read_text(encoding="utf-8"))
+    if named := [name for name in _READ_OTHER_FILES if config.get(name)]:
+        raise PermanentError(
+            given=f"{tokenizer_config}, which has {', '.join(f'{name}={config[name]!r}' for name in named)}",
+            expected="a tokenizer in the files of its own folder",
+            action="use another checkpoint, or remove these entries from a copy after looking at them",
+        )
 
 
 def is_multilingual(model_folder: Path) -> bool:

@@ -12,9 +12,10 @@ from typing import Protocol, TypeVar, cast
 
 from asr_fine_tuner.command_line import read_parameters
 from asr_fine_tuner.errors import ExitCode, InterruptedJob, JobError, PermanentError
+from asr_fine_tuner.files import is_full_disk
 from asr_fine_tuner.logs import output_on_stderr, redact
 from asr_fine_tuner.parameters import JobParameters
-from asr_fine_tuner.stop import stop_on_signals
+from asr_fine_tuner.stop import allow_grace, stop_on_signals
 
 logger = logging.getLogger(__name__)
 P = TypeVar("P", bound=JobParameters)
@@ -66,20 +67,35 @@ def _outcome(
                     raise
                 result = on_refused(error)
             else:
+                allow_grace(parameters.grace_period)
                 result = run(parameters)
             outcome = {"status": "done", **result.as_json()}
             return ExitCode(cast("int", outcome.get("exit_code", ExitCode.DONE))), outcome
     except JobError as error:
-        logger.error("%s stopped: %s", job, error)
-        told = {"given": error.given, "expected": error.expected, "action": error.action}
-        status = "interrupted" if isinstance(error, InterruptedJob) else "failed"
-        return error.exit_code, {"status": status, "error": {"kind": type(error).__name__, **told}}
+        return _failed(job, error)
     except KeyboardInterrupt:
         logger.error("%s stopped at once by a second Ctrl-C; what was finished is kept", job)
         return ExitCode.INTERRUPTED, {"status": "interrupted"}
     except Exception as error:  # noqa: BLE001 - the last resort: told as a bug, with its traceback
+        if is_full_disk(error):
+            where = getattr(error, "filename", None) or "the output folder, HF_HOME or TMPDIR"
+            return _failed(
+                job,
+                PermanentError(
+                    given=f"the disk is full: {error}",
+                    expected=f"room for what is written to {where}",
+                    action="free space or use a larger volume, then run the same command again: it continues",
+                ),
+            )
         logger.error("this is a bug, please report it:\n%s", traceback.format_exc())
         return ExitCode.BUG, {"status": "failed", "error": {"kind": type(error).__name__, "given": str(error)}}
+
+
+def _failed(job: str, error: JobError) -> tuple[ExitCode, Mapping[str, object]]:
+    logger.error("%s stopped: %s", job, error)
+    told = {"given": error.given, "expected": error.expected, "action": error.action}
+    status = "interrupted" if isinstance(error, InterruptedJob) else "failed"
+    return error.exit_code, {"status": status, "error": {"kind": type(error).__name__, **told}}
 
 
 def _print_last_line(job: str, outcome: Mapping[str, object], code: ExitCode) -> None:

@@ -48,6 +48,7 @@ class JobParameters(BaseModel):
         "read at most this many of the validation split and of the test split each", "clips", None
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = _parameter("seed of everything that is drawn by chance", default=42)
+    grace_period: PositiveFloat = _parameter("end within this time after SIGTERM, with what is saved", "seconds", 25.0)
 
     @field_validator("model_id", "dataset_name", "artifact_name", "output_dir", mode="before", check_fields=False)
     @classmethod
@@ -91,6 +92,7 @@ class PreprocessParameters(JobParameters):
         "fail when more of the clips than this are rejected", "fraction of clips", 0.05
     )
     overwrite: bool = _parameter("replace a different artifact of the same name", default=False)
+    grace_period: PositiveFloat = _parameter("end within this time after SIGTERM, with what is saved", "seconds", 10.0)
 
     @field_validator("artifact_name")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,14 +94,20 @@ class RunFolder:
             raise self._taken("this run already, and --resume is false")
 
     def claim(self, identity: Identity, *, resume: bool) -> None:
-        """Make this the folder of the run `identity`, or check that it is.
+        """Make this the folder of the run `identity`, or check that it is. Needs the lock.
 
         Raises:
             PermanentError: as `check`.
         """
         self.check(identity, resume=resume)
+        self._remove_leftovers()
         if not self._identity.is_file():
             write_atomically(self._identity, canonical_json(dict(identity)))
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed job was staging: a checkpoint that nobody finishes takes the room of one."""
+        for staged in [*self.folder.glob(".*.tmp"), *self.folder.glob(".*.tmp.parent")]:
+            shutil.rmtree(staged) if staged.is_dir() else staged.unlink()
 
     def checkpoint(self) -> Path | None:
         """The newest complete checkpoint.

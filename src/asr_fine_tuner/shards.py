@@ -18,9 +18,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from asr_fine_tuner import hub
 from asr_fine_tuner.artifact import ClipWriter
 from asr_fine_tuner.dataset import ShardPlan
-from asr_fine_tuner.encoding import ClipRejected, EncoderSettings, shared_encoder
+from asr_fine_tuner.encoding import ClipEncoder, ClipRejected, EncoderSettings, shared_encoder
 from asr_fine_tuner.errors import TransientError
-from asr_fine_tuner.files import canonical_json, mismatches, sha256_of, sync_folder, write_atomically
+from asr_fine_tuner.files import (
+    canonical_json,
+    full_disk_explained,
+    mismatches,
+    sha256_of,
+    sync_folder,
+    write_atomically,
+)
 from asr_fine_tuner.logs import redact_stderr
 from asr_fine_tuner.manifest import MANIFEST_NAME
 from asr_fine_tuner.stop import raise_if_stopped, share_stop, stop_requested
@@ -37,6 +44,7 @@ _PRELOADED = [
     "transformers.models.whisper.tokenization_whisper",
 ]
 _SECONDS_BETWEEN_STOP_CHECKS = 0.5
+_FRAMES_PER_SECOND, _BYTES_PER_FEATURE = 100, 2  # of log-mel features in float16
 
 
 class _Record(BaseModel):
@@ -154,9 +162,22 @@ def finished_record(task: ShardTask) -> ShardRecord | None:
 
 
 def encode_shard(task: ShardTask) -> EncodedShard:
-    """Encode one shard in one pass: stage a file per split, hash it, rename it into place, record it last."""
+    """Encode one shard in one pass: stage a file per split, hash it, rename it into place, record it last.
+
+    Raises:
+        InterruptedJob: a stop was asked for.
+        PermanentError: the disk is full.
+    """
     fetched_before = hub.bytes_fetched()
     encoder = shared_encoder(task.settings)
+    n_clips = sum(len(rows) for rows in task.plan.rows.values())
+    longest = round(task.settings.max_duration * _FRAMES_PER_SECOND) * encoder.n_mels * _BYTES_PER_FEATURE
+    with full_disk_explained(task.work.artifact, n_clips * longest):
+        record = _write_shard(task, encoder)
+    return EncodedShard(record, hub.bytes_fetched() - fetched_before)
+
+
+def _write_shard(task: ShardTask, encoder: ClipEncoder) -> ShardRecord:
     split_of = {row: split for split, rows in task.plan.rows.items() for row in rows}
     name = f"data-{task.index:05d}.arrow"
     staged = {split: task.work.artifact / split / f".{name}.tmp" for split, rows in task.plan.rows.items() if rows}
@@ -192,7 +213,7 @@ def encode_shard(task: ShardTask) -> EncodedShard:
         sync_folder(path.parent)
     record = ShardRecord(files=files, rejected=rejected)
     write_atomically(task.work.record_path(task.index), canonical_json(record.model_dump(mode="json")))
-    return EncodedShard(record, hub.bytes_fetched() - fetched_before)
+    return record
 
 
 def usable_cores() -> int:
