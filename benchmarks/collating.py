@@ -11,6 +11,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 _BATCH_SIZE = 16
 
 
-def our_loader(dataset: Path, model: Path) -> DataLoader[Any]:
-    from torch.utils.data import DataLoader
+def our_loader(dataset: Path, model: Path, n_batches: int) -> DataLoader[Any]:
     from transformers import WhisperConfig
 
     from asr_fine_tuner import PreprocessParameters, preprocess
@@ -33,32 +33,41 @@ def our_loader(dataset: Path, model: Path) -> DataLoader[Any]:
     ).artifact
     config = WhisperConfig.from_pretrained(model)
     collator = Collator(2 * config.max_source_positions, config.decoder_start_token_id, config.pad_token_id)
-    clips = ClipDataset(ArtifactSplit(artifact, "train", _BATCH_SIZE))
-    return DataLoader(clips, batch_size=_BATCH_SIZE, collate_fn=collator)
+    return _loader(ClipDataset(ArtifactSplit(artifact, "train")), collator, n_batches)
 
 
-def plain_loader(dataset: Path, model: Path) -> DataLoader[Any]:
-    from torch.utils.data import DataLoader
+def plain_loader(dataset: Path, model: Path, n_batches: int) -> DataLoader[Any]:
     from transformers import WhisperConfig
 
     from benchmarks.plain_recipe import PaddingCollator, load_processor, prepare
 
     processor = load_processor(model)
     collator = PaddingCollator(processor, WhisperConfig.from_pretrained(model).decoder_start_token_id)
-    rows = prepare(dataset, processor)["train"].select_columns(["input_features", "labels"]).select(range(_BATCH_SIZE))
-    return DataLoader(rows, batch_size=_BATCH_SIZE, collate_fn=collator)
+    # As the trainer does, which knows the columns that a Whisper takes.
+    rows = prepare(dataset, processor)["train"].select_columns(["input_features", "labels"])
+    return _loader(rows, collator, n_batches)
 
 
-def main(dataset: Path, model: Path, repetitions: int) -> None:
-    loaders = {"ours": our_loader(dataset, model), "plain": plain_loader(dataset, model)}
-    seconds: dict[str, list[float]] = {recipe: [] for recipe in loaders}
-    for _ in range(repetitions):
-        for recipe, loader in loaders.items():
-            began = time.process_time()
-            next(iter(loader))
-            seconds[recipe].append(time.process_time() - began)
-    # The first batch of each pays for lazy imports.
-    print(json.dumps({recipe: statistics.median(times[1:]) for recipe, times in seconds.items()}))
+def _loader(clips: Any, collator: Callable[..., Any], n_batches: int) -> DataLoader[Any]:
+    """The same clips in every batch."""
+    from torch.utils.data import DataLoader, Subset
+
+    return DataLoader(Subset(clips, [*range(_BATCH_SIZE)] * n_batches), batch_size=_BATCH_SIZE, collate_fn=collator)
+
+
+def seconds_per_batch(batches: Iterable[Any]) -> list[float]:
+    seconds = []
+    began = time.process_time()
+    for _ in batches:
+        seconds.append(time.process_time() - began)
+        began = time.process_time()
+    # The first pays for lazy imports.
+    return seconds[1:]
+
+
+def main(dataset: Path, model: Path, n_batches: int) -> None:
+    loaders = {"ours": our_loader(dataset, model, n_batches), "plain": plain_loader(dataset, model, n_batches)}
+    print(json.dumps({recipe: statistics.median(seconds_per_batch(loader)) for recipe, loader in loaders.items()}))
 
 
 if __name__ == "__main__":

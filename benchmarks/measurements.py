@@ -36,7 +36,7 @@ class Scale:
     at_once: int = 1
 
 
-FULL = Scale(clips=1000, growth_clips=300, batches=15, repetitions=3)
+FULL = Scale(clips=1000, growth_clips=300, batches=30, repetitions=3)
 # Enough for a batch, and, ten times, for shards that keep two workers busy.
 QUICK = Scale(clips=24, growth_clips=40, batches=3, repetitions=1, at_once=2)
 
