@@ -129,6 +129,12 @@ def changed(parameters: TrainParameters, **changes: Any) -> TrainParameters:
     return TrainParameters(**{**parameters.model_dump(), **changes})
 
 
+def given_of(parameters: TrainParameters) -> dict[str, object]:
+    """The parameters, by name, that are not what they are by default."""
+    defaults = TrainParameters().model_dump()
+    return {name: value for name, value in parameters.model_dump().items() if value != defaults[name]}
+
+
 def clips_of(artifact: Path, split: str) -> list[Clip]:
     rows = ArtifactSplit(artifact, split)
     return [

@@ -45,6 +45,10 @@ class RunFolder:
         return self.folder / "run.json"
 
     @property
+    def _evaluations(self) -> Path:
+        return self.folder / "evaluations"
+
+    @property
     def lock(self) -> Path:
         return self.folder / "lock"
 
@@ -106,7 +110,8 @@ class RunFolder:
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed job was staging: a checkpoint that nobody finishes takes the room of one."""
-        for staged in [*self.folder.glob(".*.tmp"), *self.folder.glob(".*.tmp.parent")]:
+        places = (self.folder, self.model, self._evaluations)
+        for staged in [path for place in places for path in (*place.glob(".*.tmp"), *place.glob(".*.tmp.parent"))]:
             shutil.rmtree(staged) if staged.is_dir() else staged.unlink()
 
     def checkpoint(self) -> Path | None:
@@ -126,7 +131,7 @@ class RunFolder:
 
     def remembered(self, name: str, assess: Callable[[], Evaluation]) -> Evaluation:
         """The evaluation kept under `name`, or else that of `assess`, which is kept."""
-        path = self.folder / "evaluations" / f"{name}.json"
+        path = self._evaluations / f"{name}.json"
         if path.is_file():
             return Evaluation.read(path)
         evaluation = assess()

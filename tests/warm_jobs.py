@@ -1,0 +1,202 @@
+"""Jobs without the seconds that their imports take: a process that has done them forks one for each request.
+
+What is forked runs what `python -m jobs.JOB` runs, from reading its parameters to its exit code, in a process that can
+be killed, starved or stopped at a boundary: before it opens a file to write, renames, makes or removes one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import JobRun
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What happens to a job.
+
+    at: the boundary, as `boundaries` lists them, where it gets the signal; the first time that it comes to it.
+    file_bytes: the largest file that it may write.
+    address_bytes: the memory it may take.
+    """
+
+    folder: str = "/nowhere"
+    at: str = ""
+    signal: int = signal.SIGKILL
+    file_bytes: int | None = None
+    address_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class WarmJob:
+    """A running job."""
+
+    jobs: WarmJobs
+    pid: int
+    folder: Path
+
+    def wait(self) -> JobRun:
+        from conftest import JobRun  # which loads this module
+
+        code = self.jobs.ask({"wait": self.pid})
+        return JobRun(code, (self.folder / "stdout").read_text(), (self.folder / "stderr").read_text())
+
+    @property
+    def boundaries(self) -> list[str]:
+        """The boundaries it came to in the folder of its disturbance, in order, each once."""
+        return list(dict.fromkeys((self.folder / "boundaries").read_text().splitlines()))
+
+
+class WarmJobs:
+    """The process that forks."""
+
+    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+        self._folder, self._count = folder, 0
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(environment)
+        )
+
+    def close(self) -> None:
+        with self._process as process:
+            assert process.stdin
+            process.stdin.close()
+
+    def ask(self, request: Mapping[str, object]) -> int:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def start(
+        self,
+        job: str,
+        parameters: Mapping[str, object],
+        env: Mapping[str, str] | None = None,
+        disturbance: Disturbance | None = None,
+    ) -> WarmJob:
+        """parameters: by name. env: what the job's environment has beside that of this process."""
+        self._count += 1
+        folder = self._folder / str(self._count)
+        folder.mkdir(parents=True)
+        request = {
+            "job": job,
+            "argv": [f"--{name}={value}" for name, value in parameters.items()],
+            "env": {**os.environ, "TMPDIR": str(folder), **(env or {})},
+            "folder": str(folder),
+            "disturbance": asdict(disturbance or Disturbance()),
+        }
+        return WarmJob(self, self.ask(request), folder)
+
+    def run(self, job: str, parameters: Mapping[str, object], **more: Any) -> JobRun:
+        return self.start(job, parameters, **more).wait()
+
+
+@pytest.fixture(scope="session")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmJobs]:
+    started = WarmJobs(os.environ, tmp_path_factory.mktemp("jobs"))
+    yield started
+    started.close()
+
+
+def _serve() -> None:
+    requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    import asr_fine_tuner.preprocessing
+    import asr_fine_tuner.training  # noqa: F401 - the imports that take seconds
+
+    for line in requests:
+        request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            answer = os.waitstatus_to_exitcode(status)
+        else:
+            answer = os.fork()
+            if answer == 0:
+                requests.close()
+                answers.close()
+                _become(request)
+        answers.write(f"{answer}\n")
+        answers.flush()
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Be the job; does not return."""
+    folder = Path(request["folder"])
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(folder)
+    _move_cache(Path(os.environ["HF_HOME"]))
+    disturbance = Disturbance(**request["disturbance"])
+    _watch_boundaries(disturbance, folder / "boundaries")
+    for limit, n_bytes in (
+        (resource.RLIMIT_FSIZE, disturbance.file_bytes),
+        (resource.RLIMIT_AS, disturbance.address_bytes),
+    ):
+        if n_bytes is not None:
+            resource.setrlimit(limit, (n_bytes, n_bytes))
+
+    import asr_fine_tuner
+    from asr_fine_tuner.outcome import run_job
+    from asr_fine_tuner.parameters import PreprocessParameters, TrainParameters
+
+    code = 1
+    with contextlib.suppress(SystemExit):
+        if request["job"] == "preprocess":
+            code = run_job("preprocess", PreprocessParameters, asr_fine_tuner.preprocess, request["argv"])
+        else:
+            code = run_job("train", TrainParameters, asr_fine_tuner.train, request["argv"])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _move_cache(home: Path) -> None:
+    """The Hub's client read where its cache is when it was imported."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _cache_assets
+
+    constants.HF_HOME, constants.HF_HUB_CACHE = str(home), str(home / "hub")
+    constants.HF_ASSETS_CACHE = _cache_assets.HF_ASSETS_CACHE = str(home / "assets")  # type: ignore[attr-defined]
+
+
+def _watch_boundaries(disturbance: Disturbance, listed: Path) -> None:
+    log = os.open(listed, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    inside = disturbance.folder + os.sep
+    writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    own_id = f".{os.getpid()}."
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        changes = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
+        if not changes and not (event == "open" and isinstance(arguments[2], int) and arguments[2] & writing):
+            return
+        path = str(arguments[0])
+        if not path.startswith(inside):
+            return
+        boundary = f"{event} {path.removeprefix(inside).replace(own_id, '.PID.')}"
+        os.write(log, f"{boundary}\n".encode())
+        if boundary == disturbance.at:
+            os.kill(os.getpid(), disturbance.signal)
+
+    sys.addaudithook(watch)
+
+
+if __name__ == "__main__":
+    _serve()
