@@ -46,6 +46,7 @@ _ENVIRONMENT = {
     "WANDB_ERROR_REPORTING": "false",
     "MPLBACKEND": "Agg",
     "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "PASSIVE",
     "HTTP_PROXY": _NOWHERE,
     "HTTPS_PROXY": _NOWHERE,
     "NO_PROXY": "127.0.0.1,localhost",
