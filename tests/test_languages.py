@@ -10,9 +10,11 @@ from asr_fine_tuner.languages import (
     _keys,
     _missing,
     _whisper_names,
+    iso_code,
     match_config,
     names_a_language,
     resolve_language,
+    whisper_code,
 )
 
 FLEURS = ["af_za", "cmn_hans_cn", "en_us", "es_419", "fil_ph", "it_it", "jv_id", "nb_no", "yue_hant_hk", "all"]
@@ -44,6 +46,28 @@ LIBRISPEECH_MULTILINGUAL = ["dutch", "italian", "portuguese"]
 )
 def test_language_token(language_code: str, language: str | None, code: str) -> None:
     assert resolve_language(language_code, language).code == code
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "iso"),
+    [
+        ("cmn_hans_cn", "zh", "zh"),
+        ("nb_no", "no", "no"),
+        ("fil_ph", "tl", "tl"),
+        ("ita", "it", "it"),
+        ("it_it", "it", "it"),
+        ("Italian", "it", "it"),
+        ("en_us", "en", "en"),
+        ("jv_id", "jw", "jv"),
+        ("dv", None, "dv"),
+        ("ckb_iq", None, "ckb"),
+        ("dhivehi", None, "dv"),
+        ("ace_id", None, "ace"),
+        ("clean", None, None),
+    ],
+)
+def test_what_whisper_and_the_hub_call_a_config_s_language(name: str, code: str | None, iso: str | None) -> None:
+    assert (whisper_code(name), iso_code(name)) == (code, iso)
 
 
 def test_missing_language_says_how_to_choose_the_closest() -> None:

@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 from sample_results import some_results
 
+from asr_fine_tuner.languages import resolve_language
 from asr_fine_tuner.model_card import write_model_card
 from asr_fine_tuner.results import Source, SplitScores, TrainingResults
 
@@ -93,20 +94,71 @@ def test_local_data_and_models_are_no_metadata_and_no_paths(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("given", "token", "filed"),
-    [("it_it", "it", "it"), ("zh-CN", "zh", "zh"), ("jw", "jw", "jv"), ("italian", "it", "it"), ("yue", "yue", "yue")],
+    [
+        ("it_it", "it", "it"),
+        ("ita", "it", "it"),
+        ("italian", "it", "it"),
+        ("en_us", "en", "en"),
+        ("zh-CN", "zh", "zh"),
+        ("cmn_hans_cn", "zh", "zh"),
+        ("nb_no", "no", "no"),
+        ("fil_ph", "tl", "tl"),
+        ("jw", "jw", "jv"),
+        ("jv_id", "jw", "jv"),
+        ("yue", "yue", "yue"),
+    ],
 )
-def test_languages_are_filed_by_their_iso_code(tmp_path: Path, given: str, token: str, filed: str) -> None:
-    results = dataclasses.replace(some_results(), language_code=given, language_token=token)
+def test_languages_that_whisper_knows_are_called_and_filed_as_what_they_are(
+    tmp_path: Path, given: str, token: str, filed: str
+) -> None:
+    language = resolve_language(given, None)
+    assert language.code == token
+    results = dataclasses.replace(some_results(), language_code=given, language_token=token, language=language.name)
     card = _card(tmp_path, results)
     assert card.data.language == filed
-    assert "instead" not in card.text
+    assert f"It transcribes speech in {language.name.capitalize()}. On the test split" in card.text
+    assert "no token" not in card.text
 
 
-def test_a_language_that_whisper_lacks_is_filed_as_itself(tmp_path: Path) -> None:
-    results = dataclasses.replace(some_results(), language_code="dv", language="sinhala", language_token="si")
+@pytest.mark.parametrize(
+    ("given", "told", "filed"),
+    [("dv", "Sinhala", "dv"), ("ckb_iq", "Persian", "ckb"), ("dhivehi", "Sinhala", "dv")],
+)
+def test_a_language_that_whisper_lacks_is_filed_as_itself(tmp_path: Path, given: str, told: str, filed: str) -> None:
+    language = resolve_language(given, told)
+    results = dataclasses.replace(
+        some_results(), language_code=given, language=language.name, language_token=language.code
+    )
     card = _card(tmp_path, results)
-    assert card.data.language == "dv"
-    assert "the model is told Sinhala instead" in card.text
+    assert card.data.language == filed
+    assert f"in `{given}`. Whisper has no token for that language, so the model is told {told} instead." in card.text
+
+
+@pytest.mark.parametrize(
+    ("given", "told", "filed"), [("it", "Spanish", "it"), ("clean", "English", "en"), ("ace_id", "Indonesian", "ace")]
+)
+def test_a_language_told_for_another_or_an_unknown_name_is_not_said_to_be_missing(
+    tmp_path: Path, given: str, told: str, filed: str
+) -> None:
+    language = resolve_language(given, told)
+    results = dataclasses.replace(
+        some_results(), language_code=given, language=language.name, language_token=language.code
+    )
+    card = _card(tmp_path, results)
+    assert card.data.language == filed
+    assert f"in `{given}`. The model is told that it is {told}." in card.text
+    assert "no token" not in card.text
+
+
+def test_the_card_says_where_generation_was_cut_and_whether_the_base_was_measured(tmp_path: Path) -> None:
+    results = some_results()
+    results.hyperparameters["max_sequence_length"] = 225
+    same_way = "The base model was measured in the same way on the same clips."
+    measured = _card(tmp_path, results).text
+    assert "cut at 1.5 times the tokens of the longest reference of a split, and at 225 tokens at most." in measured
+    assert same_way in measured
+    alone = {split: SplitScores(None, scores.tuned) for split, scores in results.splits.items()}
+    assert "base model was measured" not in _card(tmp_path, dataclasses.replace(results, splits=alone)).text
 
 
 def test_without_base_scores_without_rejections_without_curves(tmp_path: Path) -> None:

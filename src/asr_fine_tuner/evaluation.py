@@ -14,7 +14,7 @@ from asr_fine_tuner.metrics import Scores
 
 # Generation ends at this multiple of the longest reference of the split: one clip on which the model loops would
 # otherwise hold its whole batch until max_sequence_length.
-_GENERATED_PER_REFERENCE_TOKEN = 1.5
+GENERATED_PER_REFERENCE_TOKEN = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,5 +53,5 @@ def generation_limit(longest_reference: int, max_sequence_length: int, max_targe
     longest_reference: of the split. prompt: tokens before the first generated one; Whisper refuses more than
     `max_target_positions` together.
     """
-    useful = math.ceil(longest_reference * _GENERATED_PER_REFERENCE_TOKEN)
+    useful = math.ceil(longest_reference * GENERATED_PER_REFERENCE_TOKEN)
     return min(max_sequence_length, useful, max_target_positions - prompt)

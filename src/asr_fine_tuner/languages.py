@@ -7,7 +7,7 @@ import functools
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import PermanentError
+from asr_fine_tuner.errors import PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,6 +54,9 @@ os oss ossetian: persian|tw twi twi: yoruba|ee ewe ewe: yoruba|bm bam bambara: f
 zgh zgh tamazight: arabic|umb umb umbundu: lingala|bho bho bhojpuri: hindi|mai mai maithili: hindi
 sat sat santali: bengali
 """
+
+_ISO_CODES = {"jw": "jv"}
+"""Where Whisper's code is not ISO 639's."""
 
 _LANGUAGE_TAG = re.compile(r"(?P<code>[a-z]{2,3})(-(?P<script>[a-z]{4}))?(-(?P<region>[a-z]{2}|[0-9]{3}))?")
 
@@ -120,6 +123,26 @@ def match_config(configs: Sequence[str], language_code: str) -> str:
         action=(f"the nearest: {', '.join(nearest)}; " if nearest else "")
         + "give a config name as --language_code (and the language as --language where the name does not say it)",
     )
+
+
+def whisper_code(name: str) -> str | None:
+    """What Whisper calls the language of a dataset's code or config name: `zh` for `cmn_hans_cn`; None where Whisper
+    lacks that language, and where the name says none that is known here (`clean`)."""
+    code = _key(name)
+    return code if code in _whisper_names() else None
+
+
+def iso_code(name: str) -> str | None:
+    """ISO 639's code of the language of a code or config name, which is what the Hub files by: `jv` for `jw`, `ckb`
+    for `ckb_iq`; None where the name is not that of a language.
+
+    A language that is not known here keeps the code that it is given by (`ace` of `ace_id`).
+    """
+    code = _key(name)
+    if code in _whisper_names() or code in _missing():
+        return _ISO_CODES.get(code, code)
+    tag = _LANGUAGE_TAG.fullmatch(_tag(name))
+    return tag["code"] if tag else None
 
 
 def names_a_language(name: str) -> bool:

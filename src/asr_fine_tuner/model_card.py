@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asr_fine_tuner.evaluation import GENERATED_PER_REFERENCE_TOKEN
 from asr_fine_tuner.files import write_atomically
+from asr_fine_tuner.languages import iso_code, names_a_language, whisper_code
 from asr_fine_tuner.metrics import METRICS
 from asr_fine_tuner.results import METRIC_NAMES, Source, TrainingResults, percent, relative_change
 
@@ -15,9 +17,6 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
 CARD_NAME = "README.md"
-
-_ISO_CODE = {"jw": "jv"}
-"""Where Whisper's code is not ISO 639's, which is what the Hub files models under."""
 
 _PUBLISHED_METRICS = {"wer": "wer", "wer_whisper": "wer", "cer": "cer"}
 """The rates of the model index -> the Hub's names of metrics."""
@@ -95,10 +94,9 @@ def _model_index(results: TrainingResults) -> list[EvalResult]:
     ]
 
 
-def _iso_language(results: TrainingResults) -> str:
-    code = re.split(r"[-_]", results.language_code.lower())[0]
-    code = code if re.fullmatch(r"[a-z]{2,3}", code) else results.language_token
-    return _ISO_CODE.get(code, code)
+def _iso_language(results: TrainingResults) -> str | None:
+    """Of the language that is spoken, which is not the one that stands in for it."""
+    return iso_code(results.language_code) or iso_code(results.language_token)
 
 
 def _body(results: TrainingResults, repo_id: str, curves: str | None) -> str:
@@ -124,14 +122,16 @@ def _body(results: TrainingResults, repo_id: str, curves: str | None) -> str:
 
 
 def _introduction(results: TrainingResults) -> str:
-    whispers = results.language.capitalize()
-    stands_in = _iso_language(results) != _ISO_CODE.get(results.language_token, results.language_token)
-    spoken = f"`{results.language_code}`" if stands_in else whispers
+    told_language = results.language.capitalize()
+    theirs = whisper_code(results.language_code)
+    spoken = told_language if theirs == results.language_token else f"`{results.language_code}`"
     told = f"It transcribes speech in {spoken}."
     if results.task == "translate":
         told = f"It translates speech in {spoken} into English."
-    if stands_in:
-        told += f" Whisper has no token for that language, so the model is told {whispers} instead."
+    if theirs is None and names_a_language(results.language_code):
+        told += f" Whisper has no token for that language, so the model is told {told_language} instead."
+    elif theirs != results.language_token:
+        told += f" The model is told that it is {told_language}."
     base = results.model.id
     if results.model.on_hub:
         base = f"[{base}](https://huggingface.co/{base})"
@@ -235,10 +235,21 @@ def _measurement(results: TrainingResults) -> str:
             "[Whisper paper](https://arxiv.org/abs/2212.04356), comparable to published figures of Whisper models. "
             "It takes words with combining marks apart.",
             "",
-            "The text is the most likely token at each step (greedy search), without timestamps. The base model was "
-            "measured in the same way on the same clips.",
+            "The text is the most likely token at each step (greedy search), without timestamps. " + _cut(results),
         )
     )
+
+
+def _cut(results: TrainingResults) -> str:
+    """Where generation ends if the model does not, and whether that held for the base model too."""
+    longest = results.hyperparameters.get("max_sequence_length")
+    told = (
+        f"Generation was cut at {GENERATED_PER_REFERENCE_TOKEN:g} times the tokens of the longest reference of a split"
+        + (f", and at {longest:,} tokens at most." if isinstance(longest, int) else ".")
+    )
+    if all(scores.base for scores in results.splits.values()):
+        told += " The base model was measured in the same way on the same clips."
+    return told
 
 
 def _limits(results: TrainingResults) -> str:
