@@ -194,6 +194,20 @@ class TestUnknownNames:
             "ASR_LANGUAGE_CODE",
         )
 
+    @pytest.mark.parametrize(
+        "name", ["ASR_PORT", "ASR_SERVICE_HOST", "ASR_SERVICE_PORT_HTTP", "ASR_PORT_80_TCP", "ASR_PORT_80_TCP_ADDR"]
+    )
+    def test_what_kubernetes_injects_for_a_service_is_passed_over(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(name, "tcp://10.0.0.1:80")
+        assert preprocess_parameters().seed == 42
+
+    @pytest.mark.parametrize("name", ["ASR_PORTS", "ASR_SERVICES"])
+    def test_what_only_resembles_it_is_refused(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(name, "5")
+        assert "names no parameter" in refused().given
+
     @pytest.mark.parametrize("argv", [("google/fleurs",), ("--seed",), ("-x", "1")])
     def test_what_is_no_pair_of_flag_and_value(self, argv: tuple[str, ...]) -> None:
         assert refused(*argv).expected == "--PARAMETER VALUE pairs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -22,6 +23,8 @@ from asr_fine_tuner.parameters import JobParameters, PreflightParameters, Prepro
 ENV_PREFIX = "ASR_"
 ENV_FILE = ".env"
 TOKENS = ("HF_TOKEN", "WANDB_API_KEY")
+# Kubernetes tells every container of a Service named `asr` by these (ASR_SERVICE_HOST, ASR_PORT_80_TCP_ADDR).
+_OF_A_SERVICE = re.compile(r"ASR_(SERVICE|PORT)(_|$)")
 P = TypeVar("P", bound=JobParameters)
 
 _DESCRIPTIONS = {
@@ -149,6 +152,8 @@ def _refuse_unknown_variables(variables: Mapping[str, str | None], called: str) 
     # One .env serves both jobs, so a variable is known when either job has the parameter.
     known = {**PreprocessParameters.model_fields, **TrainParameters.model_fields}
     for variable in sorted(variables):
+        if _OF_A_SERVICE.match(variable):
+            continue
         name = variable.upper().removeprefix(ENV_PREFIX).lower()
         if variable.upper().startswith(ENV_PREFIX) and name not in known:
             nearest = _nearest(name, known)
