@@ -30,8 +30,8 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    """One clip before its audio is read; `audio` is None when its file is missing."""
+class LocatedClip:
+    """A clip whose audio is known by where it is, not read yet; `audio` is None when its file is missing."""
 
     id: str
     audio: Span | None
@@ -44,7 +44,7 @@ class ClipShard:
     """Consecutive clips; `whole` says whether their files are read to the end (by this shard or others)."""
 
     tree: FileTree
-    clips: tuple[Clip, ...]
+    clips: tuple[LocatedClip, ...]
     whole: bool = True
 
     @property
@@ -78,7 +78,7 @@ class ClipIndex:
     """The clips that will be read of one split, and the files (tables, archives) that say so."""
 
     tree: FileTree
-    clips: tuple[Clip, ...]
+    clips: tuple[LocatedClip, ...]
     files: tuple[str, ...]
     whole: bool = True
 
@@ -108,9 +108,9 @@ def check_audio_size(name: str, size: int) -> None:
         )
 
 
-def _windows(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
+def _windows(clips: Sequence[LocatedClip]) -> Iterator[list[LocatedClip]]:
     """Runs of clips whose audio lies close together in one file, to be read at once."""
-    window: list[Clip] = []
+    window: list[LocatedClip] = []
     for clip in clips:
         if window and not _fits(window, clip):
             yield window
@@ -120,7 +120,7 @@ def _windows(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
         yield window
 
 
-def _fits(window: Sequence[Clip], clip: Clip) -> bool:
+def _fits(window: Sequence[LocatedClip], clip: LocatedClip) -> bool:
     first, last, audio = window[0].audio, window[-1].audio, clip.audio
     if first is None or last is None or audio is None:
         return False
@@ -128,7 +128,7 @@ def _fits(window: Sequence[Clip], clip: Clip) -> bool:
     return first.file == audio.file and in_order and audio.offset + audio.size - first.offset <= _WINDOW
 
 
-def _read_window(file: IO[bytes], window: Sequence[Clip]) -> Iterator[Example]:
+def _read_window(file: IO[bytes], window: Sequence[LocatedClip]) -> Iterator[Example]:
     spans = [clip.audio for clip in window if clip.audio is not None]
     start = spans[0].offset
     file.seek(start)

@@ -9,7 +9,7 @@ import json
 import posixpath
 from typing import TYPE_CHECKING, Any
 
-from asr_fine_tuner.clips import Clip, ClipIndex, Span, check_audio_size
+from asr_fine_tuner.clips import ClipIndex, LocatedClip, Span, check_audio_size
 from asr_fine_tuner.columns import AUDIO_COLUMNS, TEXT_COLUMNS, Columns, choose_column, find_speaker_column
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.filetree import is_unsafe
@@ -92,13 +92,13 @@ def index_tables(tree: FileTree, tables: Sequence[DataFile], columns: Columns, *
     return ClipIndex(tree, clips, tuple(table.file.name for table in tables))
 
 
-def _clips(tree: FileTree, table: DataFile, columns: Columns) -> Iterator[Clip]:
+def _clips(tree: FileTree, table: DataFile, columns: Columns) -> Iterator[LocatedClip]:
     for row in _rows(tree, table.file):
         name, text, speaker = row.get(columns.audio), row.get(columns.text), row.get(columns.speaker or "")
         if not name or (table.split_folder and not str(name).startswith(f"{table.split_folder}/")):
             continue
         found = _find_audio(tree, table, str(name))
-        yield Clip(
+        yield LocatedClip(
             id=str(name),
             audio=Span(found, 0, found.size) if found is not None else None,
             text=None if text is None else str(text),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from asr_fine_tuner import stop
-from asr_fine_tuner.clips import AUDIO_EXTENSIONS, Clip, ClipIndex, Span, check_audio_size
+from asr_fine_tuner.clips import AUDIO_EXTENSIONS, ClipIndex, LocatedClip, Span, check_audio_size
 from asr_fine_tuner.columns import TEXT_COLUMNS, Columns, choose_column, find_speaker_column
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.filetree import is_unsafe
@@ -41,10 +41,10 @@ class _Sample:
     spans: dict[str, Span] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
 
-    def clip(self, columns: Columns) -> Clip:
+    def clip(self, columns: Columns) -> LocatedClip:
         text = self.values.get(columns.text)
         speaker = self.values.get(columns.speaker) if columns.speaker is not None else None
-        return Clip(
+        return LocatedClip(
             id=f"{self.key}.{columns.audio}" if columns.audio in self.spans else self.key,
             audio=self.spans.get(columns.audio),
             text=None if text is None else str(text),
@@ -82,7 +82,7 @@ def index_webdataset(tree: FileTree, files: Sequence[StoredFile], columns: Colum
 
     The number of clips is nowhere written, so archives that are wanted whole are fetched here, a few at a time.
     """
-    clips: list[Clip] = []
+    clips: list[LocatedClip] = []
     read: list[str] = []
     by_range = limit is not None and limit <= _CLIPS_BY_RANGE
     with ThreadPoolExecutor(1 if limit is not None else _DOWNLOADS_AT_ONCE) as pool:
@@ -102,8 +102,10 @@ def index_webdataset(tree: FileTree, files: Sequence[StoredFile], columns: Colum
     return ClipIndex(tree, tuple(clips), tuple(read), whole=not by_range)
 
 
-def _index(tree: FileTree, file: StoredFile, columns: Columns, limit: int | None, *, by_range: bool) -> list[Clip]:
-    clips: list[Clip] = []
+def _index(
+    tree: FileTree, file: StoredFile, columns: Columns, limit: int | None, *, by_range: bool
+) -> list[LocatedClip]:
+    clips: list[LocatedClip] = []
     with (tree.open_part if by_range else tree.open_whole)(file) as stream:
         for sample in _samples(stream, file):
             clips.append(sample.clip(columns))
