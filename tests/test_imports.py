@@ -18,7 +18,7 @@ PACKAGE = ROOT / "src" / "asr_fine_tuner"
 LAYERS = (
     # the ground: errors, parameters, files, how a job begins and ends
     ("errors",),
-    ("stop", "parameters", "logs", "progress", "traffic"),
+    ("stop", "parameters", "logs", "progress", "traffic", "cores"),
     ("files", "locations", "command_line"),
     ("outcome",),
     # what needs neither files nor network

@@ -23,7 +23,6 @@ from asr_fine_tuner.shards import (
     encode_shard,
     encode_shards,
     finished_record,
-    usable_cores,
 )
 
 if TYPE_CHECKING:
@@ -181,7 +180,3 @@ def test_the_identity_is_there_once_the_folder_is_whole(tmp_path: Path) -> None:
     assert work.identity() is None
     work.create("asked for")
     assert work.identity() == "asked for"
-
-
-def test_usable_cores_are_those_this_process_may_run_on() -> None:
-    assert 1 <= usable_cores() <= (os.cpu_count() or 1)

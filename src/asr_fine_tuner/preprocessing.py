@@ -13,6 +13,7 @@ from pathlib import Path
 
 from asr_fine_tuner import hub
 from asr_fine_tuner.artifact import SPLITS, write_dataset_metadata
+from asr_fine_tuner.cores import usable_cores
 from asr_fine_tuner.dataset import DatasetPlan, resolve_dataset
 from asr_fine_tuner.encoding import EncoderSettings, model_format, shared_encoder
 from asr_fine_tuner.errors import PermanentError
@@ -39,7 +40,6 @@ from asr_fine_tuner.shards import (
     WorkingFolder,
     encode_shards,
     finished_record,
-    usable_cores,
 )
 from asr_fine_tuner.summary import show_artifact
 

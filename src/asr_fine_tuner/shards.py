@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -170,15 +169,13 @@ def encode_shard(task: ShardTask) -> EncodedShard:
     """
     fetched_before = hub.bytes_fetched()
     encoder = shared_encoder(task.settings)
-    n_clips = sum(len(rows) for rows in task.plan.rows.values())
     longest = round(task.settings.max_duration * _FRAMES_PER_SECOND) * encoder.n_mels * _BYTES_PER_FEATURE
-    with full_disk_explained(task.work.artifact, n_clips * longest):
+    with full_disk_explained(task.work.artifact, task.plan.n_examples * longest):
         record = _write_shard(task, encoder)
     return EncodedShard(record, hub.bytes_fetched() - fetched_before)
 
 
 def _write_shard(task: ShardTask, encoder: ClipEncoder) -> ShardRecord:
-    split_of = {row: split for split, rows in task.plan.rows.items() for row in rows}
     name = f"data-{task.index:05d}.arrow"
     staged = {split: task.work.artifact / split / f".{name}.tmp" for split, rows in task.plan.rows.items() if rows}
     for path in staged.values():
@@ -186,10 +183,8 @@ def _write_shard(task: ShardTask, encoder: ClipEncoder) -> ShardRecord:
     writers = {split: ClipWriter(path, encoder.n_mels) for split, path in staged.items()}
     clips, seconds, longest = dict.fromkeys(staged, 0), dict.fromkeys(staged, 0.0), dict.fromkeys(staged, 0)
     rejected = []
-    rows = sorted(split_of)
-    for row, example in zip(rows, task.plan.shard.examples(rows), strict=True):
+    for split, example in task.plan.examples():
         raise_if_stopped("finished shards are kept")
-        split = split_of[row]
         try:
             clip = encoder.encode(example)
         except ClipRejected as rejection:
@@ -214,11 +209,6 @@ def _write_shard(task: ShardTask, encoder: ClipEncoder) -> ShardRecord:
     record = ShardRecord(files=files, rejected=rejected)
     write_atomically(task.work.record_path(task.index), canonical_json(record.model_dump(mode="json")))
     return record
-
-
-def usable_cores() -> int:
-    """Cores this process may run on (a container's CPU quota is not seen: give --num_workers there)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_process(tasks: Sequence[ShardTask]) -> Iterator[EncodedShard]:
