@@ -129,6 +129,17 @@ def test_nothing_is_masked_unless_asked_for(parameters: TrainParameters) -> None
         assert torch.equal(shown, collated)
 
 
+def test_a_base_model_that_masks_does_so_only_when_asked_for(
+    parameters: TrainParameters, tiny_model: Path, tmp_path: Path
+) -> None:
+    masking = tmp_path / "masking"
+    shutil.copytree(tiny_model, masking)
+    config = json.loads((masking / "config.json").read_text())
+    (masking / "config.json").write_text(json.dumps({**config, "apply_spec_augment": True, "mask_time_prob": 0.5}))
+    for collated, shown, _ in _augmented(changed(parameters, model_id=str(masking), max_steps=5)):
+        assert torch.equal(shown, collated)
+
+
 def test_masking_is_not_in_the_finished_model(parameters: TrainParameters, tiny_model: Path) -> None:
     result = train(changed(parameters, spec_augment=True, max_steps=1))
     base, tuned = WhisperConfig.from_pretrained(tiny_model), WhisperConfig.from_pretrained(result.model_dir)

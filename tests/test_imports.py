@@ -26,7 +26,7 @@ LAYERS = (
     ("audio", "metrics"),
     # dataset -> examples
     ("examples", "filetree", "holdout", "columns", "hub_errors"),
-    ("patience", "clips", "splits"),
+    ("patience", "clips", "splits", "range_reader", "checkpoint_files"),
     ("hub", "parquet", "tables", "webdataset"),
     ("layout",),
     ("dataset",),

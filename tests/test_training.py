@@ -12,8 +12,9 @@ from filelock import FileLock
 from tiny_training import changed, log_history, sigterm_at, weights_of
 
 from asr_fine_tuner import InterruptedJob, PermanentError, TrainParameters, TransientError
-from asr_fine_tuner.checkpoints import SEAL_NAME, checkpoints_in, newest_complete
+from asr_fine_tuner.checkpoints import SEAL_NAME, checkpoints_in, newest_complete, step_of
 from asr_fine_tuner.training import TrainResult, train
+from asr_fine_tuner.training_input import open_artifact
 
 
 @pytest.fixture(scope="session")
@@ -212,6 +213,31 @@ def test_a_folder_of_another_model_is_refused(finished: TrainParameters, tiny_mo
 def test_what_does_not_decide_the_weights_may_change(finished: TrainParameters) -> None:
     allowed = {"save_steps": 3, "logging_steps": 2, "eval_batch_size": 2, "model_name": "another-name"}
     assert not train(changed(finished, **allowed)).trained
+
+
+def test_a_continued_run_goes_by_the_intervals_it_is_given(parameters: TrainParameters) -> None:
+    rare = changed(parameters, max_steps=6, eval_steps=6, save_steps=100, logging_steps=1, evaluate_base=False)
+    with sigterm_at("step 2 of 6"), pytest.raises(InterruptedJob):
+        train(rare)
+    result = train(changed(rare, save_steps=1, logging_steps=2))
+    steps = [step_of(folder) for folder in checkpoints_in(result.model_dir.parent)]
+    assert steps == [6, 5]
+    logged = [entry["step"] for entry in log_history(result.model_dir.parent) if "loss" in entry]
+    # The signal came while step 2 was logged, and ended the run after step 3.
+    assert logged == [1, 2, 3, 4, 6]
+
+
+def test_an_artifact_that_was_replaced_is_not_trained_on(
+    parameters: TrainParameters, tiny_artifact: Path, tmp_path: Path
+) -> None:
+    artifact = tmp_path / "artifact"
+    shutil.copytree(tiny_artifact, artifact)
+    source = open_artifact(changed(parameters, artifact_name=str(artifact)))
+    source.refuse_replaced()
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    (artifact / "manifest.json").write_text(json.dumps({**manifest, "rejected": {"too_long": 1}}))
+    with pytest.raises(TransientError, match="replaced since"):
+        source.refuse_replaced()
 
 
 def test_without_the_base_model_the_weights_are_the_same(

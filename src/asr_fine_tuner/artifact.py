@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from asr_fine_tuner.features import Float16Array
 from asr_fine_tuner.files import canonical_json, sync_folder
@@ -141,14 +143,30 @@ class ArtifactSplit:
         table: pa.Table = load_from_disk(str(artifact / split)).data.table
         if max_clips is not None:
             table = table.slice(0, max_clips)
+        self._table = table
         self._batches = table.to_batches()
         self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
         self.seconds: npt.NDArray[np.float32] = table.column("seconds").to_numpy()
-        self.texts: list[str] = table.column("text").to_pylist()
-        self.ids: list[str] = table.column("id").to_pylist()
 
     def __len__(self) -> int:
         return len(self.seconds)
+
+    # Only evaluation asks for these; of a million clips to train on they would be hundreds of megabytes.
+    @functools.cached_property
+    def texts(self) -> list[str]:
+        texts: list[str] = self._table.column("text").to_pylist()
+        return texts
+
+    @functools.cached_property
+    def ids(self) -> list[str]:
+        ids: list[str] = self._table.column("id").to_pylist()
+        return ids
+
+    @functools.cached_property
+    def label_counts(self) -> npt.NDArray[np.int32]:
+        """Label tokens of each clip, the start token counted, `[n_clips]`."""
+        counts: npt.NDArray[np.int32] = pc.list_value_length(self._table.column("labels")).to_numpy()
+        return counts
 
     @property
     def hours(self) -> float:

@@ -47,13 +47,15 @@ class ClipDataset(torch.utils.data.Dataset[TrainingClip]):
 
     def __init__(self, clips: ArtifactSplit, *, longest_first: bool = False) -> None:
         self.clips = clips
-        lengths = np.array([len(clips.labels(index)) for index in range(len(clips))])
-        self.longest_labels = int(lengths.max())
         # Transcripts of one length in one batch: a batch generates until its longest is done.
-        self._order = np.argsort(-lengths, kind="stable") if longest_first else np.arange(len(clips))
+        self._order = np.argsort(-clips.label_counts, kind="stable") if longest_first else np.arange(len(clips))
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    @property
+    def longest_labels(self) -> int:
+        return int(self.clips.label_counts.max())
 
     def __getitem__(self, position: int) -> TrainingClip:
         index = int(self._order[position])

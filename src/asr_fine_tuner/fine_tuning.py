@@ -32,7 +32,7 @@ from asr_fine_tuner.model_folder import CURVES_NAME, RESULTS_NAME, save_model, w
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.reporting import ReportingCallback, log_rates, sample_predictions
 from asr_fine_tuner.results import Source, SplitData, SplitScores, TrainingResults, write_results
-from asr_fine_tuner.run_folder import RunFolder
+from asr_fine_tuner.run_folder import FittedBatch, RunFolder
 from asr_fine_tuner.stop import raise_if_stopped
 from asr_fine_tuner.tracking import Tracker
 from asr_fine_tuner.trainer import WhisperTrainer, train_seconds
@@ -77,13 +77,14 @@ class FineTuning:
         """watching: told what the trainer does, whichever trainer it is after memory ran out."""
         encoding = source.manifest.encoding
         self.run, self.source, self.tracker = run, source, tracker
-        self.parameters = parameters.model_copy(update=run.micro_batch())
+        self.parameters = _fitted(parameters, run.fitted())
         self.model_folder = model_folder
         self._watching = watching
         self.labels = LabelEncoder.from_folder(model_folder, encoding.language_token, encoding.task)
         # Whisper translates into English.
         self.text_language = "en" if encoding.task == "translate" else encoding.language_token
         self.clips = {split: source.clips(split) for split in SPLITS}
+        source.refuse_replaced()
         self.trainer = self._build_trainer()
 
     def _build_trainer(self) -> WhisperTrainer:
@@ -92,10 +93,11 @@ class FineTuning:
         model = self._load_base()
         if parameters.freeze_encoder:
             model.freeze_encoder()
+        # A base model that was itself trained with SpecAugment has it on.
+        model.config.apply_spec_augment = parameters.spec_augment
         if parameters.spec_augment:
             model.config.update(
                 {
-                    "apply_spec_augment": True,
                     "mask_time_prob": _MASKED_TIME,
                     "mask_time_length": _MASK_LENGTH,
                     "mask_feature_prob": _MASKED_MELS,
@@ -130,7 +132,7 @@ class FineTuning:
             log_rates("base model on validation", base.metrics("eval"), "eval_")
             self.tracker.log({f"eval/{k.removeprefix('eval_')}": v for k, v in base.metrics("eval").items()}, 0)
         while not self._fits_memory(self._train_or_continue):
-            self._divide_micro_batch()
+            self._use_less_memory()
         raise_if_stopped(f"step {self.trainer.state.global_step} is saved")
         run.keep_state(self.trainer.state)
 
@@ -144,24 +146,34 @@ class FineTuning:
             return False
         return True
 
-    def _divide_micro_batch(self) -> None:
-        """Smaller micro batches, and more of them to a step: the effective batch, and what is learned, stay the same.
+    def _use_less_memory(self) -> None:
+        """Gradient checkpointing where that was left to us; then smaller micro batches, and more of them to a step.
+
+        The effective batch, and what is learned, stay the same.
 
         Raises:
             PermanentError: a micro batch is one clip already.
         """
-        micro_batch, accumulated = self.parameters.train_batch_size, self.parameters.grad_accum_steps
-        if micro_batch == 1:
+        parameters = self.parameters
+        micro_batch, accumulated = parameters.train_batch_size, parameters.grad_accum_steps
+        if not self.plan.gradient_checkpointing and parameters.gradient_checkpointing == "auto":
+            logger.warning("out of memory: gradient checkpointing is on from here on")
+        elif micro_batch == 1:
             raise PermanentError(
                 given=f"training is out of memory on {self.plan.device} with one clip in a micro batch",
                 expected="a device that holds the model, its gradients and Adam's two moments",
                 action="try --gradient_checkpointing on or --freeze_encoder true, a smaller model or a larger device",
             )
-        smaller = max(divisor for divisor in range(1, micro_batch) if micro_batch % divisor == 0)
-        accumulated *= micro_batch // smaller
-        logger.warning("out of memory: %d clips in a micro batch and %d to a step from here on", smaller, accumulated)
-        self.run.keep_micro_batch({"train_batch_size": smaller, "grad_accum_steps": accumulated})
-        self.parameters = self.parameters.model_copy(update=self.run.micro_batch())
+        else:
+            smaller = max(divisor for divisor in range(1, micro_batch) if micro_batch % divisor == 0)
+            micro_batch, accumulated = smaller, accumulated * (micro_batch // smaller)
+            logger.warning(
+                "out of memory: %d clips in a micro batch and %d to a step from here on", smaller, accumulated
+            )
+        checkpointing = self.plan.gradient_checkpointing or parameters.gradient_checkpointing == "auto"
+        fitted = FittedBatch(micro_batch, accumulated, checkpointing)
+        self.run.keep_fitted(fitted)
+        self.parameters = _fitted(parameters, fitted)
         del self.trainer
         gc.collect()
         torch.cuda.empty_cache()
@@ -196,7 +208,7 @@ class FineTuning:
             PermanentError: the best weights are gone or damaged.
         """
         trainer, run = self.trainer, self.run
-        best = trainer.best()
+        best = trainer.best.verified()
         if best is None:
             raise PermanentError(
                 given=f"{run.folder}: training is done, and no folder best-STEP is complete",
@@ -309,6 +321,18 @@ class FineTuning:
                 **{package: importlib.metadata.version(package) for package in _VERSIONS},
             },
         )
+
+
+def _fitted(parameters: TrainParameters, fitted: FittedBatch | None) -> TrainParameters:
+    if fitted is None:
+        return parameters
+    return parameters.model_copy(
+        update={
+            "train_batch_size": fitted.train_batch_size,
+            "grad_accum_steps": fitted.grad_accum_steps,
+            "gradient_checkpointing": "on" if fitted.gradient_checkpointing else "off",
+        }
+    )
 
 
 def _spec_augment_of(config: object) -> dict[str, object]:

@@ -24,6 +24,7 @@ from asr_fine_tuner.artifact import SPLITS, Clip, ClipWriter, write_dataset_meta
 from asr_fine_tuner.checkpoints import checkpoint_folder
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.fine_tuning import FineTuning
+from asr_fine_tuner.manifest import MANIFEST_NAME
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.run_folder import RunFolder
 from asr_fine_tuner.tracking import NoTracker
@@ -88,7 +89,6 @@ def rehearse(source: TrainingInput, model_folder: Path, parameters: TrainParamet
             "max_eval_samples": None,
         }
     )
-    clips = parameters.train_batch_size * parameters.grad_accum_steps
     with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=parent, ignore_cleanup_errors=True) as scratch:
         longest = longest_transcripts(source, Path(scratch, "artifact"), parameters)
         run = RunFolder(Path(scratch, "run"))
@@ -100,8 +100,7 @@ def rehearse(source: TrainingInput, model_folder: Path, parameters: TrainParamet
             # As a job leaves it that was killed in its second step.
             shutil.rmtree(checkpoint_folder(run.folder, _STEPS))
             run.trained.unlink()
-            fitting = {"train_batch_size": pace.micro_batch, "grad_accum_steps": clips // pace.micro_batch}
-            _resume(run, longest, model_folder, in_little.model_copy(update=fitting))
+            _resume(run, longest, model_folder, in_little)
             _transcribe(run.model)
     return pace
 
@@ -154,6 +153,7 @@ def longest_transcripts(source: TrainingInput, folder: Path, parameters: TrainPa
             writer.append(Clip(clips.ids[index], clips.features(index), labels, seconds, clips.texts[index], None))
         writer.close()
     write_dataset_metadata(folder, {split: ["data.arrow"] for split in SPLITS}, n_mels, source.manifest.sha256)
+    (folder / MANIFEST_NAME).write_text(source.manifest.to_json(), encoding="utf-8")
     return TrainingInput(folder, source.manifest, None, None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from transformers import TrainerState
 
 Identity = Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class FittedBatch:
+    """An effective batch in micro batches that the device holds."""
+
+    train_batch_size: int
+    grad_accum_steps: int
+    gradient_checkpointing: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +46,8 @@ class RunFolder:
         return self.folder / "trained.json"
 
     @property
-    def _micro_batch(self) -> Path:
-        return self.folder / "micro_batch.json"
+    def _fitted(self) -> Path:
+        return self.folder / "fitted_batch.json"
 
     @property
     def _identity(self) -> Path:
@@ -52,15 +61,12 @@ class RunFolder:
     def lock(self) -> Path:
         return self.folder / "lock"
 
-    def micro_batch(self) -> dict[str, int]:
-        """`train_batch_size` and `grad_accum_steps` that fitted the memory before; empty when the given ones did."""
-        if not self._micro_batch.is_file():
-            return {}
-        kept: dict[str, int] = json.loads(self._micro_batch.read_text(encoding="utf-8"))
-        return kept
+    def fitted(self) -> FittedBatch | None:
+        """What fitted the memory when the given batch did not; None when it did."""
+        return FittedBatch(**json.loads(self._fitted.read_text(encoding="utf-8"))) if self._fitted.is_file() else None
 
-    def keep_micro_batch(self, micro_batch: Mapping[str, int]) -> None:
-        write_atomically(self._micro_batch, canonical_json(dict(micro_batch)))
+    def keep_fitted(self, fitted: FittedBatch) -> None:
+        write_atomically(self._fitted, canonical_json(asdict(fitted)))
 
     def keep_state(self, state: TrainerState) -> None:
         """Write `trained`: from now on a rerun only evaluates and finishes."""

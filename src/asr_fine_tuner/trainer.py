@@ -24,7 +24,8 @@ from transformers import (
 
 from asr_fine_tuner.artifact import ArtifactSplit
 from asr_fine_tuner.batches import IGNORED_LABEL, Batch, ClipDataset, Collator
-from asr_fine_tuner.checkpoints import checkpoint_folder, checkpoints_in, is_complete, remove_older, sealed, step_of
+from asr_fine_tuner.best_weights import BestWeights
+from asr_fine_tuner.checkpoints import checkpoint_folder, remove_older, sealed
 from asr_fine_tuner.errors import InterruptedJob, PermanentError
 from asr_fine_tuner.evaluation import Evaluation, generation_limit
 from asr_fine_tuner.labels import LabelEncoder
@@ -35,7 +36,6 @@ from asr_fine_tuner.stop import raise_if_stopped, stop_requested
 logger = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
-_EVALUATION_NAME = "evaluation.json"
 _LOADS_WEIGHTS = "model.safetensors"
 
 
@@ -102,6 +102,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         # Else `num_items_in_batch` would travel into the model's forward, which has no use for it.
         self.model_accepts_loss_kwargs = False
         self.leading_metric = leading_metric
+        self.best = BestWeights(self.run_dir, leading_metric)
         self.last_evaluation: Evaluation | None = None
         self._labels = labels
         self._text_language = text_language
@@ -258,7 +259,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         metrics = evaluation.metrics(metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self._keep_if_best(evaluation)
+        self.best.offer(self.state.global_step, evaluation, self.model.save_pretrained)
         if self._out_of_patience(self.state):
             logger.info("no better evaluation in %d: training stops early", self._patience)
             self.control.should_training_stop = True
@@ -286,25 +287,6 @@ class WhisperTrainer(Seq2SeqTrainer):
         if not self.control.should_training_stop:
             super()._run_epoch(**arguments)
 
-    def _keep_if_best(self, evaluation: Evaluation) -> None:
-        best = self.best()
-        if best is not None and self._leading(best[1]) <= self._leading(evaluation):
-            return
-        with sealed(self.run_dir / f"best-{self.state.global_step}") as staging:
-            self.model.save_pretrained(staging)
-            evaluation.write(staging / _EVALUATION_NAME)
-        if best is not None and best[0].name != f"best-{self.state.global_step}":
-            shutil.rmtree(best[0])
-
-    def _leading(self, evaluation: Evaluation) -> float:
-        return float(getattr(evaluation.scores, self.leading_metric).rate)
-
-    def best(self) -> tuple[Path, Evaluation] | None:
-        """The folder with the best weights so far, and how they did on validation."""
-        complete = [folder for folder in checkpoints_in(self.run_dir, "best") if is_complete(folder)]
-        assessed = [(folder, Evaluation.read(folder / _EVALUATION_NAME)) for folder in complete]
-        return min(assessed, key=lambda pair: (self._leading(pair[1]), step_of(pair[0])), default=None)
-
     def load_weights(self, folder: Path) -> None:
         load_model(self.model, folder / _LOADS_WEIGHTS, device=str(self.args.device))
 
@@ -313,6 +295,7 @@ class WhisperTrainer(Seq2SeqTrainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
         """Write the trainer's own checkpoint to a staging folder; it appears under its name when it is whole."""
+        self._stop_clock()
         target = checkpoint_folder(self.run_dir, self.state.global_step)
         with sealed(target) as staging:
             self._saving_to = staging.with_name(f"{staging.name}.parent")
@@ -336,6 +319,16 @@ class WhisperTrainer(Seq2SeqTrainer):
 
 class _StopOnRequest(TrainerCallback):
     """SIGTERM or SIGINT: save a checkpoint after the step in progress and leave the loop; no evaluation first."""
+
+    def on_train_begin(
+        self,
+        args: Seq2SeqTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        # A resumed state brings the intervals of the run before it, and the trainer goes by those.
+        state.save_steps, state.logging_steps = args.save_steps, args.logging_steps
 
     def on_step_end(
         self,

@@ -106,8 +106,8 @@ def training_arguments(parameters: TrainParameters, output_dir: Path, plan: Devi
         activation_checkpointing=plan.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if plan.gradient_checkpointing else None,
         bf16=plan.precision == "bf16",
-        # The trainer takes bf16 without a GPU for a mistake unless it is told to use the processor.
-        use_cpu=plan.precision == "bf16" and not torch.cuda.is_available(),
+        # Without a CUDA GPU the plan is for the processor: the trainer would take an Apple GPU, and bf16 for a mistake.
+        use_cpu=not torch.cuda.is_available(),
         fp16=plan.precision == "fp16",
         eval_strategy="steps",
         eval_steps=parameters.eval_steps,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr_fine_tuner.artifact import ArtifactSplit
-from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.errors import PermanentError, TransientError
 from asr_fine_tuner.languages import resolve_language
 from asr_fine_tuner.locations import ArtifactHome, public_name
 from asr_fine_tuner.manifest import MANIFEST_NAME, Manifest, ModelFormat, read_manifest, verify_files
@@ -37,6 +37,18 @@ class TrainingInput:
     def clips(self, split: str) -> ArtifactSplit:
         cap = self.max_train_samples if split == "train" else self.max_eval_samples
         return ArtifactSplit(self.folder, split, cap)
+
+    def refuse_replaced(self) -> None:
+        """
+        Raises:
+            TransientError: since it was verified, a preprocess job has put another artifact in its place.
+        """
+        if read_manifest(self.folder).sha256 != self.manifest.sha256:
+            raise TransientError(
+                given=f"artifact {self.folder}, replaced since this job verified it",
+                expected="an artifact that stays while it is trained on",
+                action="run the same command again to train on the new one",
+            )
 
 
 def open_artifact(parameters: TrainParameters) -> TrainingInput:

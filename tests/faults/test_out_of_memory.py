@@ -45,6 +45,7 @@ def test_the_effective_batch_and_the_weights_stay(
     assert (result.train_batch_size, result.grad_accum_steps) == (1, 6)
     told = read_results(result.model_dir / "results.json").hyperparameters
     assert (told["train_batch_size"], told["grad_accum_steps"], told["effective_batch_size"]) == (1, 6, 6)
+    assert told["gradient_checkpointing"] is True
     assert weights_of(result.model_dir) == weights_of(small.model_dir)
     assert result.metrics == small.metrics
 
