@@ -24,6 +24,7 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	touch $@
 
 demo: $(VENV)/installed ## preprocess, train and transcribe with what demo/ holds
+	rm -rf $(DEMO)
 	$(BIN)/python demo/run.py --output $(DEMO)
 
 test: $(VENV)/installed-dev ## run the tests

@@ -66,14 +66,21 @@ def main(arguments: list[str]) -> int:
 
 
 def run_job(job: str, parameters: dict[str, object], output: Path) -> dict[str, Any]:
-    command = [f"jobs.{job}"]
-    for name, value in parameters.items():
-        command += [f"--{name}", str(value)]
-    print(f"\n$ python -m {shlex.join(command)}", flush=True)
+    flags = [part for name, value in parameters.items() for part in (f"--{name}", str(value))]
+    print(f"\n$ {shlex.join(['python', '-m', f'jobs.{job}', *flags])}", flush=True)
+    # From a folder without a .env, and with no setting of whoever runs this: the demo is the same everywhere.
+    output.mkdir(parents=True, exist_ok=True)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ASR_", "HF_", "WANDB_"))}
     done = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=ROOT,
-        env={**os.environ, "HF_HOME": str(output / "cache"), "HF_HUB_OFFLINE": "1"},
+        [sys.executable, "-m", f"jobs.{job}", *(_absolute(flag) for flag in flags)],
+        cwd=output,
+        env={
+            **inherited,
+            **QUIET,
+            "HF_HOME": str(output / "cache"),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        },
         stdout=subprocess.PIPE,
         text=True,
         check=False,
@@ -82,6 +89,10 @@ def run_job(job: str, parameters: dict[str, object], output: Path) -> dict[str, 
         sys.exit(done.returncode)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
+
+
+def _absolute(flag: str) -> str:
+    return str(ROOT / flag) if flag.startswith("demo/") else flag
 
 
 def transcribe(model: Path, **generate: str) -> str:

@@ -65,6 +65,19 @@ def test_done(ended: Callable[..., Ended]) -> None:
     assert done.stderr == ""
 
 
+def test_a_path_that_cannot_be_used_is_told(ended: Callable[..., Ended], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    def work(_: TrainParameters) -> Result:
+        (tmp_path / "file" / "below").mkdir()
+        return Result()
+
+    failed = ended(work)
+    assert failed.code == 2
+    assert str(tmp_path / "file" / "below") in failed.result["error"]["given"]
+    assert "Traceback" not in failed.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "code", "status"),
     [

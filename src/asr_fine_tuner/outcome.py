@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -81,18 +82,28 @@ def _outcome(
         logger.error("%s stopped at once by a second Ctrl-C; what was finished is kept", job)
         return ExitCode.INTERRUPTED, {"status": "interrupted"}
     except Exception as error:  # noqa: BLE001 - the last resort: told as a bug, with its traceback
-        if is_full_disk(error):
-            where = getattr(error, "filename", None) or "the output folder, HF_HOME or TMPDIR"
-            return _failed(
-                job,
-                PermanentError(
-                    given=f"the disk is full: {error}",
-                    expected=f"room for what is written to {where}",
-                    action="free space or use a larger volume, then run the same command again: it continues",
-                ),
-            )
+        if explained := _of_the_machine(error):
+            return _failed(job, explained)
         logger.error("this is a bug, please report it:\n%s", traceback.format_exc())
         return ExitCode.BUG, {"status": "failed", "error": {"kind": type(error).__name__, "given": str(error)}}
+
+
+def _of_the_machine(error: Exception) -> PermanentError | None:
+    """What an error says about the machine the job runs on; None when it is about the program."""
+    where = getattr(error, "filename", None) or "the output folder, HF_HOME or TMPDIR"
+    if is_full_disk(error):
+        return PermanentError(
+            given=f"the disk is full: {error}",
+            expected=f"room for what is written to {where}",
+            action="free space or use a larger volume, then run the same command again: it continues",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return PermanentError(
+            given=f"{where}: {error.strerror}",
+            expected="a file or folder that this user may read, and write where the job writes",
+            action="give another path (--output_dir, HF_HOME, TMPDIR, --dataset_name), or this user the right to it",
+        )
+    return None
 
 
 def _failed(job: str, error: JobError) -> tuple[ExitCode, Mapping[str, object]]:
