@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import corpora
@@ -10,6 +11,7 @@ import pytest
 from loopback.hub_answers import Account
 
 from asr_fine_tuner import hub as client
+from asr_fine_tuner.checkpoint_files import CARD_FILE, MODEL_FILES, weights_sha256
 from asr_fine_tuner.dataset import resolve_dataset
 from asr_fine_tuner.errors import PermanentError, TransientError
 from asr_fine_tuner.filetree import StoredFile
@@ -90,6 +92,47 @@ class TestDatasetFiles:
         with tree.open_whole(tree.listing()["a.tar"]) as opened:
             assert opened.read() == self.CONTENT
         assert client.bytes_fetched() - before == len(self.CONTENT)
+
+    def test_whole_files_for_a_range_are_not_taken(self, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither kept in memory, nor fetched once more for each range."""
+        n_bytes = 40_000_000
+        hub.add_repo("dataset", "org/long", {"a.tar": bytes(n_bytes)})
+        tree = client.open_dataset("org/long", None)
+        hub.knows_ranges = False
+        before = client.bytes_fetched()
+        tracemalloc.start()
+        try:
+            with tree.open_part(tree.listing()["a.tar"]) as opened:
+                assert opened.read(1000) == bytes(1000)
+                opened.seek(n_bytes - 1000)
+                with pytest.raises(
+                    PermanentError, match=r"sends the whole of a\.tar(.|\n)*range requests(.|\n)*HF_ENDPOINT"
+                ):
+                    opened.read(1000)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < n_bytes / 4
+        assert client.bytes_fetched() - before < 200_000
+
+    def test_range_that_breaks_off_is_fetched_again(
+        self, hub: LoopbackHub, tree: client.HubTree, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hub.cut("_cdn/.*a.tar", 10_000, times=1, method="GET")
+        with tree.open_part(tree.listing()["a.tar"]) as opened:
+            with pytest.raises(TransientError, match="cannot be reached"):
+                opened.read(100_000)
+            monkeypatch.setenv("HUB_PATIENCE_SECONDS", "30")
+            hub.cut("_cdn/.*a.tar", 10_000, times=1, method="GET")
+            assert opened.read(100_000) == self.CONTENT[:100_000]
+
+    def test_range_that_is_refused_says_why(self, hub: LoopbackHub, tree: client.HubTree) -> None:
+        hub.fail("/resolve/.*a.tar", 403, message="too many downloads")
+        with (
+            tree.open_part(tree.listing()["a.tar"]) as opened,
+            pytest.raises(PermanentError, match=r"forbids this to no HF_TOKEN.*too many downloads"),
+        ):
+            opened.read(100_000)
 
     def test_token_goes_along(self, hub: LoopbackHub, token: str) -> None:
         hub.add_repo("dataset", "tester/secret", {"a.tar": b"a" * 100}, private=True)
@@ -193,7 +236,7 @@ class TestModel:
         commit = hub.add_repo("model", "org/whisper", MODEL)
         without = client.download_model("org/whisper", None, weights=False)
         assert without.revision == commit
-        assert {path.name for path in without.folder.iterdir()} == set(MODEL) & {*client.MODEL_FILES, client.CARD_FILE}
+        assert {path.name for path in without.folder.iterdir()} == set(MODEL) & {*MODEL_FILES, CARD_FILE}
         folder, revision, _ = client.download_model("org/whisper", commit, weights=True)
         assert (revision, folder) == (commit, without.folder)
         assert (folder / "model.safetensors").read_bytes() == MODEL["model.safetensors"]
@@ -232,6 +275,18 @@ class TestModel:
         assert one.revision == other.revision
         corpora.write(tmp_path / "other", {"tokenizer.json": b"{ }"})
         assert client.download_model(str(tmp_path / "other"), None, weights=False).revision != one.revision
+
+    def test_weights_of_a_local_folder_are_told_by_their_content(self, tmp_path: Path) -> None:
+        shard = "model-00001-of-00002.safetensors"
+        one = corpora.write(tmp_path / "one", MODEL)
+        same = corpora.write(tmp_path / "same", MODEL | {"config.json": b"{ }", "pytorch_model.bin": b""})
+        other = corpora.write(tmp_path / "other", MODEL | {"model.safetensors": b"WEIGHTS" * 1000})
+        sharded = corpora.write(tmp_path / "sharded", {"model.safetensors.index.json": b"{}", shard: b"a"})
+        first = weights_sha256(str(sharded))
+        corpora.write(sharded, {shard: b"b"})
+        assert weights_sha256(str(one)) == weights_sha256(str(same))
+        assert len({weights_sha256(str(one)), weights_sha256(str(other)), first, weights_sha256(str(sharded))}) == 4
+        assert weights_sha256("openai/whisper-small") is None
 
     def test_offline_from_the_cache(self, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
         from huggingface_hub import constants
@@ -287,6 +342,18 @@ class TestPublishing:
         assert uploaded.commit == hub.repo("model", repo_id).refs["main"]
         assert uploaded.url == f"{hub.url}/{repo_id}"
         assert client.upload_model(folder, repo_id, self.FILES) == uploaded
+
+    def test_what_is_not_published_any_more_is_deleted(self, hub: LoopbackHub, token: str, tmp_path: Path) -> None:
+        theirs = {"notes.md": b"mine", "onnx/config.json": b"{}", "pytorch_model.bin": b"pickle"}
+        outdated = {"predictions.jsonl": b"{}", "training_curves.png": b"png", "vocab.json": b"old"}
+        hub.add_repo("model", "tester/model", {**theirs, **outdated, "config.json": b"old"})
+        n_commits = len(hub.repo("model", "tester/model").commits)
+        folder = corpora.write(tmp_path, MODEL)
+        uploaded = client.upload_model(folder, "tester/model", (*self.FILES, "vocab.json"))
+        published = {name: MODEL[name] for name in (*self.FILES, "vocab.json")}
+        assert hub.files("model", "tester/model") == {**theirs, **published}
+        assert len(hub.repo("model", "tester/model").commits) == n_commits + 1
+        assert client.upload_model(folder, "tester/model", (*self.FILES, "vocab.json")) == uploaded
 
     def test_upload_is_verified(
         self, hub: LoopbackHub, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import logging
 import os
 from dataclasses import dataclass
@@ -12,21 +11,29 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-import yaml
-
 from asr_fine_tuner import traffic
+from asr_fine_tuner.checkpoint_files import (
+    CARD_FILE,
+    MODEL_FILES,
+    PREDICTIONS_NAME,
+    PUBLISHED_FILES,
+    WEIGHT_FILES,
+    ModelFiles,
+    licence_in,
+    refuse_without_weights,
+)
 from asr_fine_tuner.errors import PermanentError, TransientError
 from asr_fine_tuner.files import sha256_of
 from asr_fine_tuner.filetree import LocalFolder, StoredFile
 from asr_fine_tuner.hub_errors import RepositoryNotFound
 from asr_fine_tuner.patience import with_patience
+from asr_fine_tuner.range_reader import RangeReader
 from asr_fine_tuner.traffic import bytes_fetched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
 
-    from huggingface_hub import HfApi, RepoFile
+    from huggingface_hub import CommitOperationCopy, HfApi, RepoFile
 
 __all__ = [
     "HubTree",
@@ -49,40 +56,7 @@ logger = logging.getLogger(__name__)
 PACKAGE = "asr-fine-tuner"
 
 CONVERTED_BRANCH = "refs/convert/parquet"  # where the Hub keeps a parquet conversion of datasets that it can read
-
-# Everything of a Whisper checkpoint but its weights. An allow-list, so that no pickle and no code is ever fetched.
-MODEL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "normalizer.json",
-    "added_tokens.json",
-    "special_tokens_map.json",
-)
-CARD_FILE = "README.md"
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-
-_READ_AHEAD = 1 << 14  # bytes: the headers and metadata between two clips of an archive, less than a clip
 _SMALL_READ = 1 << 16  # bytes: a parquet footer, as pyarrow asks for it; these are read again and again, and kept
-
-
-class ModelFiles(NamedTuple):
-    """A checkpoint on this machine.
-
-    folder: holds the files of the allow-list.
-    revision: the commit; for a local folder `sha256:` and a hash over its configuration and tokenizer, which is what
-        features and labels depend on.
-    licence: as its card has it (`apache-2.0`); None when it has none.
-    """
-
-    folder: Path
-    revision: str
-    licence: str | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +78,8 @@ class HubTree:
         cached = self._cached(file)
         if cached is not None:
             return cached.open("rb")
-        return _RangeReader(self, file)  # type: ignore[return-value]
+        fetch = functools.partial(_read_range, self.repo_id, self.commit, file.name)
+        return RangeReader(file.size, fetch)  # type: ignore[return-value]
 
     def open_whole(self, file: StoredFile) -> IO[bytes]:
         return _download_dataset_file(self.repo_id, self.commit, file.name).open("rb")
@@ -169,8 +144,8 @@ def download_model(model_id: str, revision: str | None, *, weights: bool) -> Mod
             action="check --model_id; openai/whisper-small is one",
         )
     if weights:
-        _refuse_without_weights(model_id, names)
-    return ModelFiles(folder, revision, _licence_in(folder / CARD_FILE))
+        refuse_without_weights(model_id, names)
+    return ModelFiles(folder, revision, licence_in(folder / CARD_FILE))
 
 
 class WeightsToFetch(NamedTuple):
@@ -190,42 +165,16 @@ def weights_to_fetch(model_id: str, model: ModelFiles) -> WeightsToFetch:
 
     cache = Path(constants.HF_HUB_CACHE)
     if Path(model_id).is_dir():
-        _refuse_without_weights(model_id, {path.name for path in model.folder.iterdir()})
+        refuse_without_weights(model_id, {path.name for path in model.folder.iterdir()})
         return WeightsToFetch(cache, 0)
     sizes = _cached_tree(model_id, "model", model.revision) or {}
-    _refuse_without_weights(model_id, set(sizes) or {path.name for path in model.folder.iterdir()})
+    refuse_without_weights(model_id, set(sizes) or {path.name for path in model.folder.iterdir()})
     missing = (
         name
         for name in filter_repo_objects(sizes, allow_patterns=list(WEIGHT_FILES))
         if not isinstance(try_to_load_from_cache(model_id, name, revision=model.revision), str)
     )
     return WeightsToFetch(cache, sum(sizes[name] for name in missing))
-
-
-def _refuse_without_weights(model_id: str, names: AbstractSet[str]) -> None:
-    if {"model.safetensors", "model.safetensors.index.json"} & names:
-        return
-    pickled = ", only pickled ones, which can run code when they are read" if "pytorch_model.bin" in names else ""
-    raise PermanentError(
-        given=f"the model {model_id} has no weights in model.safetensors{pickled}",
-        expected="weights in the safetensors format",
-        action="convert it at https://huggingface.co/spaces/safetensors/convert and give the pull request this "
-        "opens as --model_revision refs/pr/N, or use another checkpoint",
-    )
-
-
-def _licence_in(card: Path) -> str | None:
-    from huggingface_hub import RepoCard
-
-    if not card.is_file():
-        return None
-    text = card.read_text(encoding="utf-8", errors="replace")
-    try:
-        licence = RepoCard(text, ignore_metadata_errors=True).data.get("license")
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        logger.warning("%s has metadata that cannot be read, so the licence of the model is not known: %s", card, error)
-        return None
-    return licence if isinstance(licence, str) else None
 
 
 def whose_token() -> str | None:
@@ -286,6 +235,8 @@ class UploadedModel(NamedTuple):
 def upload_model(folder: Path, repo_id: str, files: Sequence[str]) -> UploadedModel:
     """Publish the `files` of `folder`, and nothing else, as one commit; then compare each with what the Hub has.
 
+    The same commit deletes what an earlier upload published and this one does not (`PUBLISHED_FILES` and
+    `predictions.jsonl`); earlier commits of the repository keep it. Other files there stay.
     Uploading again what is there already makes no second commit.
     Raises PermanentError where the token may not write, TransientError where the Hub cannot be reached or a file did
     not arrive as it is here.
@@ -408,10 +359,17 @@ def _create_repository(repo_id: str, private: bool) -> bool:
 
 @with_patience
 def _upload(repo_id: str, folder: Path, names: Sequence[str]) -> UploadedModel:
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    adding = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
-    commit = _client().create_commit(repo_id, adding, commit_message="Upload the fine-tuned model")
+    # Looked up at every attempt: one that failed may have arrived.
+    outdated = sorted(set(_list_model(repo_id, "main")) & {*PUBLISHED_FILES, PREDICTIONS_NAME} - set(names))
+    if outdated:
+        logger.info("removing from %s what was published earlier: %s", repo_id, ", ".join(outdated))
+    operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
+        *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names),
+        *(CommitOperationDelete(path_in_repo=name) for name in outdated),
+    ]
+    commit = _client().create_commit(repo_id, operations, commit_message="Upload the fine-tuned model")
     return UploadedModel(str(commit.repo_url), commit.oid)
 
 
@@ -435,44 +393,9 @@ def _same_content(path: Path, there: RepoFile) -> bool:
     return bool(there.blob_id == blob.hexdigest())
 
 
-class _RangeReader(io.RawIOBase):
-    """Part of a dataset's file over range requests, with a read-ahead so that headers do not cost a request each."""
-
-    def __init__(self, tree: HubTree, file: StoredFile) -> None:
-        self._tree = tree
-        self._file = file
-        self._position = 0
-        self._block, self._block_start = b"", 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        wanted = max(0, min(len(buffer), self._file.size - self._position))
-        ahead = self._position - self._block_start
-        kept = self._block[ahead : ahead + wanted] if ahead >= 0 else b""
-        buffer[: len(kept)] = kept
-        if len(kept) < wanted:
-            start = self._position + len(kept)
-            end = min(self._file.size, start + max(wanted - len(kept), _READ_AHEAD))
-            self._block, self._block_start = self._fetch(start, end), start
-            buffer[len(kept) : wanted] = self._block[: wanted - len(kept)]
-        self._position += wanted
-        return wanted
-
-    def _fetch(self, start: int, end: int) -> bytes:
-        fetch = _fetch_small_range if end - start <= _SMALL_READ else _fetch_range
-        return fetch(self._tree.repo_id, self._tree.commit, self._file.name, start, end)
+def _read_range(repo_id: str, commit: str, name: str, start: int, end: int) -> bytes:
+    fetch = _fetch_small_range if end - start <= _SMALL_READ else _fetch_range
+    return fetch(repo_id, commit, name, start, end)
 
 
 @with_patience
@@ -481,27 +404,42 @@ def _fetch_range(repo_id: str, commit: str, name: str, start: int, end: int) -> 
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         build_hf_headers,
         hf_raise_for_status,
-        http_backoff,
+        http_stream_backoff,
     )
 
-    response = http_backoff(
+    headers = build_hf_headers(token=os.environ.get("HF_TOKEN") or False)
+    content = bytearray()
+    with http_stream_backoff(
         "GET",
         hf_hub_url(repo_id, name, repo_type="dataset", revision=commit),
-        headers=build_hf_headers(token=os.environ.get("HF_TOKEN") or False) | {"Range": f"bytes={start}-{end - 1}"},
+        # Of a compressed answer the range would be one of the compressed bytes.
+        headers=headers | {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"},
         timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-    )
-    hf_raise_for_status(response)
-    content: bytes = response.content
+        retry_on_exceptions=(),  # the client cannot repeat what fails while the body is read; patience does
+    ) as response:
+        if response.is_error:
+            response.read()  # the message is in the body
+        hf_raise_for_status(response)
+        if response.status_code != 206 and start > 0:
+            raise PermanentError(
+                given=f"{repo_id}: the server at {response.url.host} sends the whole of {name} when it is asked for "
+                f"bytes {start} to {end} (status {response.status_code})",
+                expected="a server that answers range requests (RFC 9110, section 14), as the Hub does",
+                action="check HF_ENDPOINT and the proxy settings, or download the dataset and give its folder",
+            )
+        for block in response.iter_bytes(_SMALL_READ):
+            content += block
+            if len(content) >= end - start:
+                break
     traffic.count(len(content))
-    if response.status_code == 200:  # the server does not know ranges
-        content = content[start:end]
+    del content[end - start :]
     if len(content) != end - start:
         raise TransientError(
             given=f"{repo_id}: {name} ended early",
             expected=f"bytes {start} to {end}",
             action="run the same command again",
         )
-    return content
+    return bytes(content)
 
 
 _fetch_small_range = functools.lru_cache(maxsize=128)(_fetch_range)  # a commit's files do not change

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asr_fine_tuner.checkpoint_files import CARD_FILE
 from asr_fine_tuner.evaluation import GENERATED_PER_REFERENCE_TOKEN
 from asr_fine_tuner.files import write_atomically
 from asr_fine_tuner.languages import iso_code, names_a_language, whisper_code
@@ -15,8 +16,6 @@ from asr_fine_tuner.results import METRIC_NAMES, Source, TrainingResults, percen
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
-
-CARD_NAME = "README.md"
 
 _PUBLISHED_METRICS = {"wer": "wer", "wer_whisper": "wer", "cer": "cer"}
 """The rates of the model index -> the Hub's names of metrics."""
@@ -44,7 +43,7 @@ def write_model_card(
     body = _body(results, repo_id or results.model_name, curves)
     # Reading the card back validates it: the model index is parsed into results again.
     card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")
-    path = folder / CARD_NAME
+    path = folder / CARD_FILE
     write_atomically(path, str(card))
     return path
 

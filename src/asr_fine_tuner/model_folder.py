@@ -8,29 +8,17 @@ from pathlib import Path
 
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
 
+from asr_fine_tuner.checkpoint_files import CURVES_NAME, PREDICTIONS_NAME, PUBLISHED_FILES, RESULTS_NAME
 from asr_fine_tuner.metrics import ClipScore
 
-RESULTS_NAME = "results.json"
-PREDICTIONS_NAME = "predictions.jsonl"
-CURVES_NAME = "training_curves.png"
-CARD_NAME = "README.md"
-# What is published, and nothing else. Transcripts are not for everyone: see `published_files`.
-_PUBLISHED = (
-    "model.safetensors",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "normalizer.json",
-    RESULTS_NAME,
-    CURVES_NAME,
-    CARD_NAME,
-)
+__all__ = [
+    "CURVES_NAME",
+    "PREDICTIONS_NAME",
+    "RESULTS_NAME",
+    "published_files",
+    "save_model",
+    "write_predictions",
+]
 
 
 def save_model(
@@ -64,5 +52,5 @@ def published_files(folder: Path, *, with_transcripts: bool) -> list[str]:
 
     with_transcripts: predictions.jsonl too, which quotes the references of the test split.
     """
-    allowed = (*_PUBLISHED, PREDICTIONS_NAME) if with_transcripts else _PUBLISHED
+    allowed = (*PUBLISHED_FILES, PREDICTIONS_NAME) if with_transcripts else PUBLISHED_FILES
     return [name for name in allowed if (folder / name).is_file()]

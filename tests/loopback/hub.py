@@ -54,6 +54,8 @@ class LoopbackHub(LoopbackServer):
         self.tokens: dict[str, Account] = {}
         # Entries on one page of a file listing; the Hub gives 1000.
         self.page_size = 1000
+        # The Hub does; a mirror or a proxy may send the whole file whatever part of it is asked for.
+        self.knows_ranges = True
         self._repos: dict[tuple[str, str], Repo] = {}
         self._lfs: dict[str, bytes] = {}
         self.reset()
@@ -64,6 +66,7 @@ class LoopbackHub(LoopbackServer):
         with self._lock:
             self.tokens = {"hf_test": Account("tester", orgs=("test-org",))}
             self.page_size = 1000
+            self.knows_ranges = True
             self._repos.clear()
             self._lfs.clear()
 
@@ -109,7 +112,7 @@ class LoopbackHub(LoopbackServer):
             case ("PUT", "_lfs", oid):
                 return self._put_lfs(oid, call.body)
             case ("GET" | "HEAD", "_cdn", _, _, oid, *_):
-                return ranged(self._lfs[oid], call, {"ETag": f'"{oid}"'})
+                return self._content(self._lfs[oid], call, {"ETag": f'"{oid}"'})
         account = self._account(call)
         match (call.method, *call.segments):
             case ("GET", "api", "whoami-v2"):
@@ -255,13 +258,16 @@ class LoopbackHub(LoopbackServer):
             "Content-Disposition": f"inline; filename*=UTF-8''{quote(name)}; filename=\"{name}\";",
         }
         if segments[at] == "raw":
-            return ranged(blob.pointer if blob.lfs else blob.content, call, headers)
+            return self._content(blob.pointer if blob.lfs else blob.content, call, headers)
         if not blob.lfs:
-            return ranged(blob.content, call, headers | {"ETag": f'"{blob.etag}"'})
+            return self._content(blob.content, call, headers | {"ETag": f'"{blob.etag}"'})
         self._lfs[blob.sha256] = blob.content
         location = f"{self.urls[1]}/_cdn/{repo.repo_type}s/{quote(repo.repo_id, safe='')}/{blob.sha256}/{quote(path)}"
         linked = {"X-Linked-ETag": f'"{blob.etag}"', "X-Linked-Size": str(len(blob.content)), "Location": location}
         return Response(302, b"", headers | linked)
+
+    def _content(self, content: bytes, call: Call, headers: Mapping[str, str]) -> Response:
+        return ranged(content, call, headers) if self.knows_ranges else Response(200, content, headers)
 
     def _lfs_batch(self, request: dict[str, Any]) -> Response:
         objects = []
