@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from asr_fine_tuner import files
 from asr_fine_tuner.errors import TransientError
 from asr_fine_tuner.files import (
     canonical_json,
@@ -68,6 +70,19 @@ class TestHashes:
         changed, gone = mismatches(tmp_path, hashes)
         assert changed.startswith("changed has sha256")
         assert gone == "gone is missing"
+
+    def test_several_files_are_read_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        together = threading.Barrier(2, timeout=20)
+
+        def met(path: Path) -> str:
+            together.wait()
+            return sha256_of(path)
+
+        for name in ("one", "two"):
+            (tmp_path / name).write_text(name)
+        hashes = hashes_below(tmp_path)
+        monkeypatch.setattr(files, "sha256_of", met)
+        assert mismatches(tmp_path, hashes) == []
 
 
 class TestExclusive:

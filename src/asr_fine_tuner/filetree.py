@@ -15,13 +15,13 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from asr_fine_tuner import stop
 from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.files import FILES_HASHED_AT_ONCE, sha256_of_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 1 << 20  # bytes hashed at a time
 _WORTH_TELLING = 1 << 30  # bytes whose hashing takes seconds
 # An archive that unpacks to more than so many times its size is a bomb: audio hardly shrinks, tables to a tenth.
 _MAX_EXPANSION = 200
@@ -133,8 +133,7 @@ def content_hash(tree: FileTree, names: Iterable[str]) -> str:
     files = [listing[name] for name in sorted(set(names))]
     if (n_bytes := sum(file.size for file in files)) > _WORTH_TELLING:
         logger.info("hashing %d files of %s, %.1f GB", len(files), tree.label, n_bytes / 1e9)
-    # hashlib lets go of the interpreter lock: two threads keep one disk or two cores busy.
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with ThreadPoolExecutor(FILES_HASHED_AT_ONCE) as pool:
         digests = list(pool.map(functools.partial(_hash_file, tree), files))
     total = hashlib.sha256()
     for file, digest in zip(files, digests, strict=True):
@@ -143,12 +142,9 @@ def content_hash(tree: FileTree, names: Iterable[str]) -> str:
 
 
 def _hash_file(tree: FileTree, file: StoredFile) -> str:
-    digest = hashlib.sha256()
     stop.raise_if_stopped("nothing was written yet")
     with tree.open_whole(file) as opened:
-        while block := opened.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return sha256_of_stream(opened)
 
 
 def _hidden(name: str) -> bool:
