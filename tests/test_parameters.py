@@ -128,6 +128,14 @@ def test_default_model_name() -> None:
     assert TrainParameters(model_name=default_model_name("models/my model!", "sr latin")).model_name
 
 
+@pytest.mark.parametrize("name", ["model_id", "dataset_name", "output_dir", "artifact_name"])
+def test_a_tilde_is_the_home_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave it in `--model_id=~/model`, and nobody expands it in .env."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parameters = TrainParameters.model_validate({name: "~/somewhere"})
+    assert getattr(parameters, name) == str(tmp_path / "somewhere")
+
+
 def test_paths_are_taken_as_text(tmp_path: Path) -> None:
     """In Python people have a Path at hand."""
     given = PreprocessParameters(dataset_name=tmp_path, language_code="it", model_id=tmp_path / "model")  # type: ignore[arg-type]

@@ -53,7 +53,10 @@ class JobParameters(BaseModel):
     @field_validator("model_id", "dataset_name", "artifact_name", "output_dir", mode="before", check_fields=False)
     @classmethod
     def _path_as_text(cls, value: object) -> object:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
+        if not isinstance(value, (str, os.PathLike)):
+            return value
+        # Not through Path: it would make the Hub's name `speech` of the folder `./speech`.
+        return os.path.expanduser(os.fspath(value))  # noqa: PTH111
 
     @field_validator("model_id", "dataset_name", "language_code", "artifact_name", "language", check_fields=False)
     @classmethod
