@@ -183,7 +183,7 @@ class TestHub:
     def test_missing_here_and_there(self, hub: LoopbackHub) -> None:
         with pytest.raises(PermanentError, match=r"no folder org/speech here, and (.|\n)*not found on the Hub"):
             resolve_dataset("org/speech", language_code="it")
-        for name in ("./speech", "a/b/c", "speech.tar.gz/x/y", "è/é"):
+        for name in ("./speech", "a/b/c", "speech.tar.gz/x/y", "è/é", "org/" + 93 * "x"):
             with pytest.raises(PermanentError, match="no folder here, and no name the Hub allows"):
                 resolve_dataset(name, language_code="it")
         assert not hub.requested("a/b/c")
@@ -311,6 +311,7 @@ class TestPlan:
         plans = [dataset.plan(max_train_samples=None, max_eval_samples=None, seed=1) for _ in range(2)]
         assert plans[0] == plans[1]
         assert pickle.loads(pickle.dumps(plans[0])) == plans[0]  # noqa: S301
+        assert all(isinstance(rows, range) for plan in plans[0].shards for rows in plan.rows.values())
         lengths = [plan.n_examples for plan in plans[0].shards]
         assert max(lengths) <= 100
         assert len(lengths) == 11
@@ -329,6 +330,18 @@ class TestPlan:
         plan = dataset.plan(max_train_samples=500, max_eval_samples=30, seed=42)
         assert plan.sources["validation"] == "train, held out by speaker"
         assert not plan.warnings
+
+    def test_clips_of_unknown_speaker_stay_in_train(self, tmp_path: Path) -> None:
+        rows = [
+            {"path": f"{number}.mp3", "sentence": "frase", "client_id": f"speaker {number % 20}" if number else ""}
+            for number in range(200)
+        ]
+        files = {f"clips/{number}.mp3": corpora.audio(number) for number in range(200)}
+        dataset = self.dataset(tmp_path, {**files, "train.tsv": corpora.table(rows, "tsv")})
+        plan = dataset.plan(max_train_samples=None, max_eval_samples=None, seed=42)
+        assert plan.sources["test"] == "train, held out by speaker"
+        assert "does not say who speaks in 1 of 200 clips, which stay in train" in plan.warnings[0]
+        assert "0.mp3" in {example.id for example in read(dataset)["train"]}
 
     def test_only_what_is_missing_is_held_out(self, tmp_path: Path) -> None:
         dataset = self.dataset(tmp_path, split_parquet(train=100, dev=20))

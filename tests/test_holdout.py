@@ -63,6 +63,25 @@ def test_by_clip_where_speakers_cannot_be_told_apart(pool: list[str | None]) -> 
     assert sorted(row for rows in held_out.rows.values() for row in rows) == list(range(50))
 
 
+@pytest.mark.parametrize("n_unknown", [1, 300])
+def test_clips_of_unknown_speaker_stay_in_train(n_unknown: int) -> None:
+    pool = [f"speaker {number % 40}" for number in range(400)] + [None] * n_unknown
+    held_out = hold_out(pool, ["validation", "test"])
+    assert held_out.by_speaker
+    assert sorted(row for rows in held_out.rows.values() for row in rows) == list(range(len(pool)))
+    assert set(range(400, len(pool))) <= set(held_out.rows["train"])
+    heard = [{pool[row] for row in rows} - {None} for rows in held_out.rows.values()]
+    assert all(not one & other for position, one in enumerate(heard) for other in heard[:position])
+    assert min(len(held_out.rows[split]) for split in ("validation", "test")) >= 0.5 * HELD_OUT_FRACTION * len(pool)
+
+
+def test_too_few_clips_of_known_speakers() -> None:
+    pool = [None] * 990 + [f"speaker {number}" for number in range(10)]
+    held_out = hold_out(pool, ["validation", "test"])
+    assert not held_out.by_speaker
+    assert {split: len(rows) for split, rows in held_out.rows.items()} == {"train": 800, "validation": 100, "test": 100}
+
+
 def test_cap() -> None:
     pool = [f"speaker {number}" for number in range(1000)]
     held_out = hold_out(pool, ["validation", "test"], at_most=7)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from asr_fine_tuner.holdout import hold_out
 from asr_fine_tuner.hub_errors import RepositoryNotFound
 from asr_fine_tuner.languages import match_config
 from asr_fine_tuner.layout import Layout, converted_layout, layout_by_card, layout_by_names, read_card
+from asr_fine_tuner.parameters import REPO_ID
 from asr_fine_tuner.parquet import find_parquet_columns, index_parquet
 from asr_fine_tuner.splits import choose_splits
 from asr_fine_tuner.tables import find_table_columns, index_tables
@@ -35,7 +35,6 @@ _SHARDS_WANTED = 64
 _SHARD_EXAMPLES = (64, 1024)  # fewest and most
 
 _READS_AT_ONCE = 8
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class ShardPlan:
     """One shard and what to do with it: split (`train`, `validation`, `test`) -> rows of the shard, increasing."""
 
     shard: Shard
-    rows: Mapping[str, tuple[int, ...]]
+    rows: Mapping[str, Sequence[int]]
 
     @property
     def n_examples(self) -> int:
@@ -177,18 +176,21 @@ class Dataset:
                 rows.setdefault(split_of[start + row], []).append(row)
             plans.append(ShardPlan(shard, {split: tuple(rows[split]) for split in sorted(rows)}))
             start += shard.n_examples
-        if held_out.by_speaker:
-            return plans, "speaker", ()
-        unknown = None in speakers
-        return (
-            plans,
-            "clip",
-            (
-                f"{'the dataset does not say who speaks' if unknown else 'too few speakers to keep apart'}, so "
-                f"{' and '.join(missing)} were held out of train by clip: a speaker may be in both, and scores will be "
-                "better than for new speakers",
-            ),
-        )
+        unknown = speakers.count(None)
+        unsaid = f"the dataset does not say who speaks in {unknown} of {len(speakers)} clips"
+        if not held_out.by_speaker:
+            warning = (
+                f"{unsaid if unknown else 'too few speakers to keep apart'}, so {' and '.join(missing)} were held out "
+                "of train by clip: a speaker may be in both, and scores will be better than for new speakers"
+            )
+            return plans, "clip", (warning,)
+        if unknown:
+            warning = (
+                f"{unsaid}, which stay in train: a speaker of {' or '.join(missing)} may be in them, and scores would "
+                "then be better than for new speakers"
+            )
+            return plans, "speaker", (warning,)
+        return plans, "speaker", ()
 
 
 def resolve_dataset(
@@ -233,7 +235,7 @@ def _find(
         tree = LocalFolder(path.absolute())
     elif path.is_file() and path.suffix.lower() == ".zip":
         tree = ZipArchive(path.absolute())
-    elif path.exists() or not _REPO_ID.fullmatch(dataset_name):
+    elif path.exists() or not REPO_ID.fullmatch(dataset_name):
         raise PermanentError(
             given=f"--dataset_name {dataset_name!r}, "
             + ("a file that is not a .zip archive" if path.exists() else "no folder here, and no name the Hub allows"),
@@ -283,4 +285,4 @@ def _converted(tree: hub.HubTree) -> tuple[hub.HubTree, Layout | None]:
 
 
 def _whole(shards: Sequence[Shard], split: str) -> list[ShardPlan]:
-    return [ShardPlan(shard, {split: tuple(range(shard.n_examples))}) for shard in shards]
+    return [ShardPlan(shard, {split: range(shard.n_examples)}) for shard in shards]

@@ -13,6 +13,9 @@ HELD_OUT_FRACTION = 0.1
 # A speaker with more than this many times the clips wanted is left in train: held out, it would be most of the split
 # and a large part of train would be lost.
 LARGEST_SPEAKER = 1.5
+# Where speakers are known of some clips only, splits of fewer than this many times the clips wanted are too small to
+# compare checkpoints by: then a speaker in two splits is the smaller evil.
+SMALLEST_SPLIT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class HeldOut:
     """Positions `[n]` of a pool of clips, by the split they go to, each in increasing order.
 
     rows: split name (`train` and each one asked for) -> positions in the pool; together they are the whole pool.
-    by_speaker: whether no speaker is in two splits.
+    by_speaker: whether no speaker is in two splits, as far as speakers are known.
     """
 
     rows: dict[str, tuple[int, ...]]
@@ -36,13 +39,14 @@ def hold_out(
     at_most: largest size of a held-out split; a tenth of the pool when that is smaller.
 
     Speakers are drawn in the order of sha256(seed:speaker), which depends on nothing but the seed and the speaker, so
-    the same speaker goes the same way however the pool is ordered. Where clips have no speaker, or there are too few
-    speakers to leave one in each split, clips are drawn one by one by the hash of their position.
+    the same speaker goes the same way however the pool is ordered. Clips of unknown speakers stay in train. Where there
+    are too few speakers to leave one in each split, or those known speak too few of the clips, clips are drawn
+    one by one by the hash of their position.
     """
     wanted = max(1, int(len(speakers) * HELD_OUT_FRACTION))
     if at_most is not None:
         wanted = min(wanted, at_most)
-    rows = _by_speaker(speakers, splits, wanted, seed) if None not in speakers else None
+    rows = _by_speaker(speakers, splits, wanted, seed)
     by_speaker = rows is not None
     if rows is None:
         rows = _by_clip(len(speakers), splits, wanted, seed)
@@ -52,13 +56,16 @@ def hold_out(
 def _by_speaker(
     speakers: Sequence[str | None], splits: Sequence[str], wanted: int, seed: int
 ) -> dict[str, list[int]] | None:
-    clips: dict[str | None, list[int]] = {}
+    clips: dict[str, list[int]] = {}
+    unknown: list[int] = []
     for position, speaker in enumerate(speakers):
-        clips.setdefault(speaker, []).append(position)
+        (unknown if speaker is None else clips.setdefault(speaker, [])).append(position)
     # The largest speaker stays in train, and half of the clips of the others, so that train keeps several voices.
-    others = len(speakers) - max(map(len, clips.values()), default=0)
+    sizes = [len(of_speaker) for of_speaker in clips.values()]
+    others = sum(sizes) - max(sizes, default=0)
+    fewest = SMALLEST_SPLIT * wanted if unknown else 1
     wanted = max(1, min(wanted, others // (2 * len(splits))))
-    waiting = sorted(clips, key=lambda speaker: _draw(seed, str(speaker)))
+    waiting = sorted(clips, key=lambda speaker: _draw(seed, speaker))
     rows: dict[str, list[int]] = {"train": []}
     for split in splits:
         rows[split] = []
@@ -71,10 +78,12 @@ def _by_speaker(
         if not rows[split]:  # every speaker left is a large one: the smallest costs train the least
             if len(waiting) < 2:
                 return None
-            smallest = min(waiting, key=lambda speaker: (len(clips[speaker]), _draw(seed, str(speaker))))
+            smallest = min(waiting, key=lambda speaker: (len(clips[speaker]), _draw(seed, speaker)))
             rows[split] = list(clips[smallest])
             waiting.remove(smallest)
-    rows["train"] = [position for speaker in waiting for position in clips[speaker]]
+    if any(len(rows[split]) < fewest for split in splits):
+        return None
+    rows["train"] = unknown + [position for speaker in waiting for position in clips[speaker]]
     # Few speakers of unlike size: a split by speaker would leave train with less than half.
     return rows if 2 * len(rows["train"]) >= len(speakers) else None
 
