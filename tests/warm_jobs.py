@@ -13,6 +13,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,14 +31,12 @@ class Disturbance:
 
     at: the boundary, as `boundaries` lists them, where it gets the signal; the first time that it comes to it.
     file_bytes: the largest file that it may write.
-    address_bytes: the memory it may take.
     """
 
     folder: str = "/nowhere"
     at: str = ""
     signal: int = signal.SIGKILL
     file_bytes: int | None = None
-    address_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,20 @@ class WarmJob:
         from conftest import JobRun  # which loads this module
 
         code = self.jobs.ask({"wait": self.pid})
+        self.jobs.forget(self.pid)
         return JobRun(code, (self.folder / "stdout").read_text(), (self.folder / "stderr").read_text())
+
+    @property
+    def peak_bytes(self) -> int:
+        """The memory it took at most, once it was waited for."""
+        return self.jobs.ask({"peak": self.pid})
+
+    def wait_until_stopped(self) -> None:
+        """Until SIGSTOP has stopped it."""
+        until = time.monotonic() + 60
+        while Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
     @property
     def boundaries(self) -> list[str]:
@@ -65,14 +77,18 @@ class WarmJobs:
 
     def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
         self._folder, self._count = folder, 0
+        self._running: set[int] = set()
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(environment)
         )
 
     def close(self) -> None:
-        with self._process as process:
-            assert process.stdin
-            process.stdin.close()
+        """End it, and jobs that nobody waited for."""
+        for pid in self._running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.communicate()
 
     def ask(self, request: Mapping[str, object]) -> int:
         assert self._process.stdin
@@ -80,6 +96,9 @@ class WarmJobs:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
+
+    def forget(self, pid: int) -> None:
+        self._running.discard(pid)
 
     def start(
         self,
@@ -99,7 +118,9 @@ class WarmJobs:
             "folder": str(folder),
             "disturbance": asdict(disturbance or Disturbance()),
         }
-        return WarmJob(self, self.ask(request), folder)
+        job = WarmJob(self, self.ask(request), folder)
+        self._running.add(job.pid)
+        return job
 
     def run(self, job: str, parameters: Mapping[str, object], **more: Any) -> JobRun:
         return self.start(job, parameters, **more).wait()
@@ -120,11 +141,15 @@ def _serve() -> None:
     import asr_fine_tuner.preprocessing
     import asr_fine_tuner.training  # noqa: F401 - the imports that take seconds
 
+    peaks: dict[int, int] = {}
     for line in requests:
         request = json.loads(line)
         if "wait" in request:
-            _, status = os.waitpid(request["wait"], 0)
+            _, status, used = os.wait4(request["wait"], 0)
             answer = os.waitstatus_to_exitcode(status)
+            peaks[request["wait"]] = used.ru_maxrss << 10
+        elif "peak" in request:
+            answer = peaks[request["peak"]]
         else:
             answer = os.fork()
             if answer == 0:
@@ -146,12 +171,8 @@ def _become(request: dict[str, Any]) -> None:
     _move_cache(Path(os.environ["HF_HOME"]))
     disturbance = Disturbance(**request["disturbance"])
     _watch_boundaries(disturbance, folder / "boundaries")
-    for limit, n_bytes in (
-        (resource.RLIMIT_FSIZE, disturbance.file_bytes),
-        (resource.RLIMIT_AS, disturbance.address_bytes),
-    ):
-        if n_bytes is not None:
-            resource.setrlimit(limit, (n_bytes, n_bytes))
+    if disturbance.file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (disturbance.file_bytes, disturbance.file_bytes))
 
     import asr_fine_tuner
     from asr_fine_tuner.outcome import run_job
@@ -182,6 +203,7 @@ def _watch_boundaries(disturbance: Disturbance, listed: Path) -> None:
     inside = disturbance.folder + os.sep
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
     own_id = f".{os.getpid()}."
+    disturbed: list[str] = []
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         changes = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
@@ -192,7 +214,8 @@ def _watch_boundaries(disturbance: Disturbance, listed: Path) -> None:
             return
         boundary = f"{event} {path.removeprefix(inside).replace(own_id, '.PID.')}"
         os.write(log, f"{boundary}\n".encode())
-        if boundary == disturbance.at:
+        if boundary == disturbance.at and not disturbed:
+            disturbed.append(boundary)
             os.kill(os.getpid(), disturbance.signal)
 
     sys.addaudithook(watch)

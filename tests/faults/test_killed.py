@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 import tiny
 from tiny_training import changed, given_of, log_history, weights_of
 from warm_jobs import Disturbance, WarmJobs
@@ -19,7 +18,7 @@ from asr_fine_tuner.files import mismatches
 from asr_fine_tuner.manifest import MANIFEST_NAME, read_manifest
 
 if TYPE_CHECKING:
-    from conftest import JobRun
+    pass
 
 
 def _worth_a_kill(boundaries: Iterable[str]) -> list[str]:

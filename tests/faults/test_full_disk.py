@@ -1,0 +1,79 @@
+"""A disk that is full: the job says where and how much it needs, what was finished stays, room continues it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from tiny_training import changed, given_of, weights_of
+from warm_jobs import Disturbance, WarmJobs
+
+from asr_fine_tuner import TrainParameters
+from asr_fine_tuner.checkpoints import newest_complete
+
+
+def test_preprocess(jobs: WarmJobs, tmp_path: Path) -> None:
+    parameters = tiny.preprocess_flags(num_workers=1, artifact_name="made")
+    home = {"HF_HOME": str(tmp_path / "hf")}
+    largest = max(path.stat().st_size for path in tiny.artifact().glob("train/*.arrow"))
+    full = jobs.run("preprocess", parameters, env=home, disturbance=Disturbance(file_bytes=largest - 1))
+    assert full.returncode == 2, full.stderr
+    error = full.result["error"]
+    assert str(tmp_path / "hf") in error["given"]
+    assert "bytes free" in error["given"]
+    assert "bytes there" in error["expected"]
+    finished = list(tmp_path.glob("hf/assets/asr-fine-tuner/artifacts/made/partial/shards/*.json"))
+    assert finished
+
+    again = jobs.run("preprocess", parameters, env=home)
+
+    assert again.returncode == 0, again.stderr
+    assert f"{len(finished)} of 10 shards are finished already" in again.stderr
+    assert tiny.contents(Path(again.result["artifact"])) == tiny.contents(tiny.artifact())
+
+
+@pytest.fixture
+def short(parameters: TrainParameters, tmp_path: Path) -> TrainParameters:
+    return changed(parameters, max_steps=2, eval_steps=1, save_steps=1, output_dir=tmp_path / "run")
+
+
+def test_train(jobs: WarmJobs, short: TrainParameters, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    before_the_second = Disturbance(folder=str(run), at="os.mkdir .checkpoint-2.tmp")
+    assert jobs.run("train", given_of(short), disturbance=before_the_second).returncode == -signal.SIGKILL
+    weights = (run / "checkpoint-1" / "model.safetensors").stat().st_size
+    for file_bytes in (weights // 2, weights + 10_000):  # too small for the weights, and for the moments of Adam
+        full = jobs.run("train", given_of(short), disturbance=Disturbance(file_bytes=file_bytes))
+        assert full.returncode == 2, full.stderr
+        assert "Traceback" not in full.stderr
+        assert "larger volume" in full.result["error"]["action"]
+        assert newest_complete(run) == run / "checkpoint-1"
+    again = jobs.run("train", given_of(short))
+    assert again.returncode == 0, again.stderr
+    assert "continuing from step 1" in again.stderr
+    straight = jobs.run("train", given_of(changed(short, output_dir=tmp_path / "straight")))
+    assert weights_of(run / "model") == weights_of(Path(straight.result["model_dir"]))
+
+
+def test_a_volume_without_room(short: TrainParameters, job_env: dict[str, str], tmp_path: Path) -> None:
+    """A real file system that is full, which tells it in other words than a limit does: room for the best weights."""
+    in_a_namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*in_a_namespace, "mount", "-t", "tmpfs", "none", "/mnt"], check=False).returncode:
+        pytest.skip("mounting a tmpfs is not permitted here")
+    run = tmp_path / "run"
+    run.mkdir()
+    flags = [f"--{name}={value}" for name, value in given_of(short).items()]
+    script = 'mount -t tmpfs -o size=1500k none "$0" && "$@"; code=$?; ls "$0"; exit $code'
+    command = [*in_a_namespace, "sh", "-c", script, str(run), sys.executable, "-m", "jobs.train", *flags]
+    ended = subprocess.run(command, cwd=tmp_path, env=job_env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2, ended.stderr
+    result, *left = ended.stdout.splitlines()
+    assert f"cannot write to {run}" in json.loads(result)["error"]["given"]
+    assert "best-1" in left
+    assert "checkpoint-1" not in left
+    assert not list(run.iterdir())
