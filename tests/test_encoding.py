@@ -65,6 +65,11 @@ def test_what_cannot_be_learned_from_is_rejected(reason: str, encoder: ClipEncod
         assert rejected.detail
 
 
+def test_a_file_that_is_not_there_is_told_by_its_name(encoder: ClipEncoder) -> None:
+    with pytest.raises(ClipRejected, match=r"no_audio.*audio/0005\.wav is not there"):
+        encoder.encode(Example("a", None, "testo", None, missing="audio/0005.wav"))
+
+
 @pytest.mark.parametrize(("seconds", "accepted"), [(0.1, True), (0.0999, False), (4.0, True), (4.001, False)])
 def test_durations_at_the_limits(seconds: float, accepted: bool, encoder: ClipEncoder) -> None:
     audio = speech.encode(speech.synthesize(seconds), 16_000, "wav")

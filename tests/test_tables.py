@@ -71,6 +71,8 @@ def test_multi_line_transcripts(tmp_path: Path) -> None:
 def test_missing_files_are_kept_for_rejection_unless_all_are(tmp_path: Path) -> None:
     found = index(tmp_path / "1", "t.csv", b"audio,transcription\na.wav,uno\ngone.wav,due\n")
     assert [clip.audio is None for clip in found.clips] == [False, True]
+    (shard,) = found.shards(64)
+    assert [example.missing for example in shard.examples([0, 1])] == [None, "gone.wav"]
     with pytest.raises(PermanentError, match=r"names 'gone\.wav', and there is no such file"):
         index(tmp_path / "2", "t.csv", b"audio,transcription\ngone.wav,due\n")
 
@@ -114,13 +116,20 @@ def test_columns(tmp_path: Path) -> None:
 def test_unreadable_tables(tmp_path: Path) -> None:
     for number, (name, content) in enumerate(
         [
-            ("t.csv", b"audio,transcription\na.wav,perch\xe9\n"),
             ("t.jsonl", b'{"audio": "a.wav", "transcription": "uno"}\n{"audio": '),
             ("t.csv", b"audio,transcription\na.wav," + b"x" * 2_000_000),
         ]
     ):
         with pytest.raises(PermanentError, match=r"cannot be read"):
             index(tmp_path / str(number), name, content)
+
+
+def test_tables_of_a_spreadsheet_are_saved_in_utf8(tmp_path: Path) -> None:
+    for number, encoding in enumerate(("cp1252", "utf-16")):
+        content = "audio;transcription\na.wav;perché\n".encode(encoding)
+        with pytest.raises(PermanentError, match=r"t\.csv of .* is not in UTF-8") as caught:
+            index(tmp_path / str(number), "t.csv", content)
+        assert "CSV UTF-8" in caught.value.action
 
 
 def test_names_of_tables() -> None:

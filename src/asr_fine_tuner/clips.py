@@ -31,12 +31,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class LocatedClip:
-    """A clip whose audio is known by where it is, not read yet; `audio` is None when its file is missing."""
+    """A clip whose audio is known by where it is, not read yet.
+
+    audio: None when there is none; missing: the file that the dataset names for it, where there is no such file.
+    """
 
     id: str
     audio: Span | None
     text: str | None
     speaker: str | None
+    missing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class ClipShard:
             for window in _windows(clips):
                 span = window[0].audio
                 if span is None:
-                    yield from (Example(clip.id, None, clip.text, clip.speaker) for clip in window)
+                    yield from (Example(clip.id, None, clip.text, clip.speaker, clip.missing) for clip in window)
                     continue
                 if opened is None or opened[0] != span.file:
                     if opened is not None:

@@ -60,7 +60,8 @@ class ClipEncoder:
             text = clean_transcript(example.text)
             labels = self._encode_labels(text)
             if example.audio is None:
-                raise ClipRejected("no_audio", "the row has no audio bytes")
+                missing = example.missing
+                raise ClipRejected("no_audio", f"{missing} is not there" if missing else "the row has no audio bytes")
             audio = decode(example.audio, self._extractor.sampling_rate, self._settings.max_duration)
         except (AudioRejected, TranscriptRejected) as rejection:
             raise ClipRejected(rejection.reason, rejection.detail) from None

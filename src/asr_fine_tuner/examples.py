@@ -15,12 +15,14 @@ class Example:
     audio: the encoded bytes as stored (wav, flac, mp3, ...); None when the row has no audio.
     text: the transcript as stored; None when the row has none.
     speaker: the speaker's id where the dataset knows it.
+    missing: the file that the dataset names for the audio, where there is no such file.
     """
 
     id: str
     audio: bytes | None
     text: str | None
     speaker: str | None
+    missing: str | None = None
 
 
 class Shard(Protocol):

@@ -103,6 +103,7 @@ def _clips(tree: FileTree, table: DataFile, columns: Columns) -> Iterator[Locate
             audio=Span(found, 0, found.size) if found is not None else None,
             text=None if text is None else str(text),
             speaker=str(speaker) if speaker not in (None, "") else None,
+            missing=str(name) if found is None else None,
         )
 
 
@@ -140,7 +141,13 @@ def _rows(tree: FileTree, file: StoredFile) -> Iterator[dict[str, Any]]:
                 # Common Voice writes transcripts with unpaired quotes and no quoting.
                 quoted = not _is_common_voice(tree, file)
                 yield from _separated_rows(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), quoted=quoted)
-        except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        except UnicodeDecodeError as error:
+            raise PermanentError(
+                given=f"{file.name} of {tree.label} is not in UTF-8 ({error})",
+                expected="a table in UTF-8, so that every letter of the transcripts is what it was",
+                action="save it again as CSV UTF-8 (in Excel: Save As, CSV UTF-8), or convert it to UTF-8",
+            ) from error
+        except (json.JSONDecodeError, csv.Error) as error:
             raise PermanentError(
                 given=f"{file.name} of {tree.label} cannot be read ({error})",
                 expected="a table in UTF-8: CSV or TSV with a header, JSON lines, or a JSON list of records",
