@@ -12,6 +12,9 @@ README = Path(__file__).parent.parent / "README.md"
 _BLOCK = re.compile(r"<!-- parameters -->\n.*?<!-- /parameters -->", re.DOTALL)
 
 
+_NOTES = {"Both jobs": "`train` takes dataset, language and task from the artifact where they are not given.\n\n"}
+
+
 def parameter_tables() -> str:
     # The grace period has another default in each job.
     shared = (set(JobParameters.model_fields) - {"grace_period"}) | {"dataset_name", "language_code"}
@@ -21,7 +24,7 @@ def parameter_tables() -> str:
         ("Preprocess", PreprocessParameters, [n for n in PreprocessParameters.model_fields if n not in shared]),
         ("Train", TrainParameters, [n for n in TrainParameters.model_fields if n not in shared]),
     ]
-    tables = "\n\n".join(f"### {title}\n\n{_table(kind, names)}" for title, kind, names in parts)
+    tables = "\n\n".join(f"### {title}\n\n{_NOTES.get(title, '')}{_table(kind, names)}" for title, kind, names in parts)
     return f"<!-- parameters -->\n{tables}\n<!-- /parameters -->"
 
 

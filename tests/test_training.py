@@ -210,6 +210,16 @@ def test_a_folder_of_another_model_is_refused(finished: TrainParameters, tiny_mo
         train(changed(finished, model_id=str(tiny_model)))
 
 
+def test_a_local_base_model_with_other_weights_is_another(finished: TrainParameters, tmp_path: Path) -> None:
+    other = tmp_path / Path(finished.model_id).name
+    shutil.copytree(finished.model_id, other)
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    with pytest.raises(PermanentError, match="base_weights 'sha256:"):
+        train(changed(finished, model_id=str(other)))
+
+
 def test_what_does_not_decide_the_weights_may_change(finished: TrainParameters) -> None:
     allowed = {"save_steps": 3, "logging_steps": 2, "eval_batch_size": 2, "model_name": "another-name"}
     assert not train(changed(finished, **allowed)).trained

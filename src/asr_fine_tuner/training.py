@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from asr_fine_tuner import hub
+from asr_fine_tuner.checkpoint_files import weights_sha256
 from asr_fine_tuner.encoding import model_format
 from asr_fine_tuner.errors import ExitCode, JobError
 from asr_fine_tuner.files import exclusive
@@ -141,6 +142,7 @@ def run_identity(artifact: Manifest, model: ModelFormat, parameters: TrainParame
         "artifact": artifact.sha256,
         "model_id": model.model_id,
         "model_revision": model.revision,
+        "base_weights": weights_sha256(parameters.model_id),
         **parameters.model_dump(include=set(_DECIDE_THE_WEIGHTS)),
     }
 
