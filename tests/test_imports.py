@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import asr_fine_tuner
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -35,6 +37,7 @@ LAYERS = (
     ("artifact",),
     ("encoding", "summary"),
     ("shards",),
+    ("artifact_assembly",),
     ("preprocessing",),
     # artifact -> batches -> trainer -> results -> published model
     ("batches", "checkpoints", "evaluation", "model_folder", "results", "tracking", "training_arguments"),
@@ -46,7 +49,7 @@ LAYERS = (
     ("disk", "checklist"),
     ("memory", "rehearsal"),
     ("preflight_report",),
-    ("preflight",),
+    ("preflighting",),
 )
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
@@ -150,7 +153,17 @@ def test_what_computes_does_no_io(module: str) -> None:
 
 
 def test_jobs_hold_no_logic() -> None:
-    for job in ("preprocess", "train"):
-        path = ROOT / "jobs" / f"{job}.py"
+    jobs = sorted(path for path in (ROOT / "jobs").glob("*.py") if path.stem != "__init__")
+    assert [path.stem for path in jobs] == ["preflight", "preprocess", "train"]
+    for path in jobs:
         assert len(path.read_text().splitlines()) <= 40
-        assert our_modules(ast.parse(path.read_text())) <= {"outcome", "parameters"}
+        tree = ast.parse(path.read_text())
+        assert our_modules(tree) <= {"outcome", "parameters", "preflight_report"}
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        named = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert path.stem in named, "the job is the function of the package that has its name"
+
+
+def test_no_module_has_the_name_of_what_the_package_offers() -> None:
+    """Importing such a module would put it in the place of the function."""
+    assert not set(MODULES) & set(asr_fine_tuner.__all__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shutil
 from typing import TYPE_CHECKING
 
 import datasets
@@ -16,7 +17,14 @@ import tiny
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 import asr_fine_tuner
-from asr_fine_tuner import PermanentError, PreprocessParameters, PreprocessResult, preprocess, preprocessing
+from asr_fine_tuner import (
+    PermanentError,
+    PreprocessParameters,
+    PreprocessResult,
+    artifact_assembly,
+    preprocess,
+    preprocessing,
+)
 from asr_fine_tuner.artifact import ArtifactSplit
 from asr_fine_tuner.features import pad_to_window
 from asr_fine_tuner.files import mismatches
@@ -146,6 +154,10 @@ class TestAgain:
         assert run(small, num_workers=2, max_rejected_fraction=0.5).reused
 
 
+def _die(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 class TestDamage:
     @pytest.mark.parametrize("name", ["train/data-00000.arrow", "dataset_dict.json", "rejected.jsonl"])
     def test_a_damaged_artifact_is_made_anew(self, name: str, small: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -177,16 +189,92 @@ class TestDamage:
     ) -> None:
         whole = tiny.contents(run(small, artifact_name="undisturbed").artifact)
 
-        def die(*_: object) -> None:
-            raise KeyboardInterrupt
-
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(preprocessing, "_move_into_place", die)
+            patched.setattr(preprocessing, "_move_into_place", _die)
             run(small)
         unfinished = ArtifactHome.of("small-it-model").partial / "artifact"
         assert (unfinished / MANIFEST_NAME).is_file()
         (unfinished / ".rejected.jsonl.1.tmp").write_text("half")
         assert tiny.contents(run(small).artifact) == whole
+
+
+class TestUnfinished:
+    """An unfinished artifact is continued for what it was begun for, by the same code, and for nothing else."""
+
+    @pytest.fixture(autouse=True)
+    def killed(self, hf_home: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(preprocessing, "_move_into_place", _die)
+            run(small)
+
+    @pytest.fixture
+    def messages(self, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+        caplog.set_level(logging.INFO, "asr_fine_tuner")
+        return caplog
+
+    def test_the_same(self, small: Path, messages: pytest.LogCaptureFixture) -> None:
+        run(small)
+        assert "continuing the unfinished artifact" in messages.text
+
+    @pytest.mark.parametrize("package", ["asr-fine-tuner", "av", "pyarrow"])
+    def test_another_version(
+        self, package: str, small: Path, messages: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        others = {**artifact_assembly.recorded_versions(), package: "0.0.0"}
+        assert others != artifact_assembly.recorded_versions()
+        monkeypatch.setattr("importlib.metadata.version", others.__getitem__)
+        made = run(small)
+        assert "continuing" not in messages.text
+        assert read_manifest(made.artifact).versions[package] == "0.0.0"
+
+    def test_another_division_into_shards(
+        self, small: Path, messages: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("asr_fine_tuner.dataset._SHARD_EXAMPLES", (2, 2))
+        made = run(small)
+        assert "continuing" not in messages.text
+        assert tiny.contents(made.artifact) == tiny.contents(run(small, artifact_name="undisturbed").artifact)
+
+
+class TestReplacement:
+    def test_there_is_a_whole_artifact_whenever_files_are_removed(
+        self, small: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        artifact = run(small, artifact_name="taken").artifact
+        whole: list[bool] = []
+
+        def remove(folder: Path) -> None:
+            shutil_rmtree(folder)
+            whole.append(not mismatches(artifact, read_manifest(artifact).files))
+
+        shutil_rmtree = shutil.rmtree
+        monkeypatch.setattr(shutil, "rmtree", remove)
+        run(small, artifact_name="taken", max_train_samples=3, overwrite=True)
+        assert whole
+        assert all(whole)
+
+    def test_a_job_killed_between_the_moves(self, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = run(small, artifact_name="taken")
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(preprocessing, "_move_into_place", _die)
+            run(small, artifact_name="taken", max_train_samples=3, overwrite=True)
+        home = ArtifactHome.of("taken")
+        home.artifact.rename(home.replaced)
+        again = run(small, artifact_name="taken")
+        assert again.reused
+        assert again.sha256 == first.sha256
+        home.artifact.rename(home.replaced)
+        replaced = run(small, artifact_name="taken", max_train_samples=3, overwrite=True)
+        assert not replaced.reused
+        assert len(ArtifactSplit(replaced.artifact, "train")) == 3
+        assert not home.replaced.exists()
+
+    def test_a_job_killed_after_the_moves(self, small: Path) -> None:
+        run(small, artifact_name="taken")
+        home = ArtifactHome.of("taken")
+        shutil.copytree(home.artifact, home.replaced)
+        assert run(small, artifact_name="taken").reused
+        assert not home.replaced.exists()
 
 
 class TestRejections:
@@ -224,6 +312,14 @@ class TestRejections:
         listed = ArtifactHome.of("mixed-it-model").partial / "artifact" / "rejected.jsonl"
         assert str(listed) in caught.value.action
         assert len(listed.read_text().splitlines()) == n_broken
+
+    def test_too_many_for_a_finished_artifact_too(self, mixed: Path) -> None:
+        made = run(mixed, max_rejected_fraction=0.9)
+        with pytest.raises(PermanentError, match=r"clips are rejected: .*; first no_audio-0\.wav: ") as caught:
+            run(mixed)
+        assert caught.value.expected == "at most 5 % (--max_rejected_fraction 0.05)"
+        assert str(made.artifact / "rejected.jsonl") in caught.value.action
+        assert run(mixed, max_rejected_fraction=0.9).reused
 
     def test_exactly_the_fraction_is_accepted(self, tmp_path: Path) -> None:
         rows = tiny.all_splits()

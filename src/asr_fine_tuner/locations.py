@@ -33,6 +33,11 @@ class ArtifactHome:
         return self.folder / "partial"
 
     @property
+    def replaced(self) -> Path:
+        """The artifact that a new one takes the place of, while it does."""
+        return self.folder / "replaced"
+
+    @property
     def lock(self) -> Path:
         return self.folder / "lock"
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import logging
 import shutil
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from asr_fine_tuner import hub
-from asr_fine_tuner.artifact import SPLITS, write_dataset_metadata
+from asr_fine_tuner.artifact import SPLITS
+from asr_fine_tuner.artifact_assembly import assemble, recorded_versions, refuse_too_many_rejected
 from asr_fine_tuner.cores import usable_cores
 from asr_fine_tuner.dataset import DatasetPlan, resolve_dataset
 from asr_fine_tuner.encoding import EncoderSettings, model_format, shared_encoder
 from asr_fine_tuner.errors import PermanentError
-from asr_fine_tuner.files import exclusive, hashes_below, mismatches, sync_folder, write_atomically
+from asr_fine_tuner.files import exclusive, mismatches, sha256_of_json, sync_folder
 from asr_fine_tuner.languages import Language, resolve_language
 from asr_fine_tuner.locations import ArtifactHome, is_on_hub, public_name
 from asr_fine_tuner.manifest import (
@@ -33,20 +31,10 @@ from asr_fine_tuner.manifest import (
 )
 from asr_fine_tuner.parameters import PreprocessParameters, default_artifact_name
 from asr_fine_tuner.progress import progress_bar
-from asr_fine_tuner.shards import (
-    Rejection,
-    ShardFile,
-    ShardTask,
-    WorkingFolder,
-    encode_shards,
-    finished_record,
-)
+from asr_fine_tuner.shards import ShardTask, WorkingFolder, encode_shards, finished_record
 from asr_fine_tuner.summary import show_artifact
 
 logger = logging.getLogger(__name__)
-
-REJECTED_NAME = "rejected.jsonl"
-_RECORDED_VERSIONS = ("asr-fine-tuner", "datasets", "librosa", "numpy", "soundfile", "soxr", "torch", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +120,29 @@ def preprocess(parameters: PreprocessParameters) -> PreprocessResult:
     )
     home = ArtifactHome.of(name)
     with exclusive(home.lock, what=f"artifact {name}"):
+        _settle_replacement(home)
         existing = _finished(name, home.artifact, overwrite=parameters.overwrite)
         reused = existing is not None and existing.identity == identity_of(model, origin, encoding)
         if existing and reused:
+            refuse_too_many_rejected(
+                home.artifact, existing.splits, existing.rejected, parameters.max_rejected_fraction
+            )
             logger.info("artifact %s is there already, made from the same input", name)
             manifest = existing
         elif existing and not parameters.overwrite:
             raise _name_is_taken(name, existing, model, origin, encoding)
         else:
-            work = _working_folder(home.partial, identity_of(model, origin, encoding))
+            work = _working_folder(home.partial, _identity_of_work(identity_of(model, origin, encoding), plan))
             bytes_fetched += _encode(plan, work, settings, parameters.num_workers or usable_cores())
-            manifest = _finish(work, plan, parameters.max_rejected_fraction, model, origin, encoding)
-            _move_into_place(work, home.artifact)
+            manifest = assemble(
+                work,
+                plan,
+                max_rejected_fraction=parameters.max_rejected_fraction,
+                model=model,
+                origin=origin,
+                encoding=encoding,
+            )
+            _move_into_place(work, home)
     result = _result(name, home.artifact, manifest, reused=reused, bytes_fetched=bytes_fetched)
     show_artifact(home.artifact, manifest, result.artifact_bytes, bytes_fetched)
     return result
@@ -211,6 +210,16 @@ def _name_is_taken(
     )
 
 
+def _identity_of_work(identity: str, plan: DatasetPlan) -> str:
+    """Hash of what an unfinished artifact may be continued for: the same request, packages and division into shards."""
+    shards = [
+        # As text: a hold-out of a million rows is hashed in no time, and a range as what it is.
+        [shard.shard.n_examples, {split: str(rows) for split, rows in shard.rows.items()}]
+        for shard in plan.shards
+    ]
+    return sha256_of_json([identity, recorded_versions(), shards])
+
+
 def _working_folder(partial: Path, identity: str) -> WorkingFolder:
     """The folder in which this request's artifact grows; what another request left there is removed."""
     work = WorkingFolder(partial)
@@ -238,77 +247,24 @@ def _encode(plan: DatasetPlan, work: WorkingFolder, settings: EncoderSettings, n
         return encode_shards(pending, num_workers, lambda record: bar.advance(record.n_examples))
 
 
-def _finish(
-    work: WorkingFolder,
-    plan: DatasetPlan,
-    max_rejected_fraction: float,
-    model: ModelFormat,
-    origin: DatasetOrigin,
-    encoding: Encoding,
-) -> Manifest:
-    """Check rejections, then write what ties the shards together, the manifest last.
-
-    Raises:
-        PermanentError: too much was rejected, or a split is left without clips.
-    """
-    work.remove_leftovers()
-    records = [work.record(index) for index in range(len(plan.shards))]
-    rejected = [rejection for record in records for rejection in record.rejected]
-    lines = (json.dumps(rejection.model_dump(), ensure_ascii=False) + "\n" for rejection in rejected)
-    write_atomically(work.artifact / REJECTED_NAME, "".join(lines))
-    _refuse_too_many(rejected, plan, max_rejected_fraction, work.artifact / REJECTED_NAME)
-    files = {split: [record.files[split] for record in records if split in record.files] for split in SPLITS}
-    splits = {split: _summarised(of_split) for split, of_split in files.items()}
-    for split, summary in splits.items():
-        if summary.clips == 0:
-            raise PermanentError(
-                given=f"no clip in the {split} split ({plan.sources.get(split, 'no source')})",
-                expected="at least one clip in each of train, validation and test",
-                action=f"raise the caps, or see in {work.artifact / REJECTED_NAME} why clips were rejected",
-            )
-    names = {split: [file.name for file in of_split] for split, of_split in files.items()}
-    write_dataset_metadata(work.artifact, names, model.n_mels, identity_of(model, origin, encoding))
-    known = {f"{split}/{file.name}": file.sha256 for split, of_split in files.items() for file in of_split}
-    manifest = Manifest(
-        model=model,
-        dataset=origin,
-        encoding=encoding,
-        splits=splits,
-        rejected=dict(sorted(Counter(rejection.reason for rejection in rejected).items())),
-        versions={package: importlib.metadata.version(package) for package in _RECORDED_VERSIONS},
-        files=hashes_below(work.artifact, known),
-    )
-    write_atomically(work.artifact / MANIFEST_NAME, manifest.to_json())
-    return manifest
-
-
-def _summarised(files: Sequence[ShardFile]) -> SplitSummary:
-    return SplitSummary(
-        clips=sum(file.clips for file in files),
-        hours=round(sum(file.seconds for file in files) / 3600, 6),
-        longest_labels=max((file.longest_labels for file in files), default=0),
-    )
-
-
-def _refuse_too_many(rejected: Sequence[Rejection], plan: DatasetPlan, at_most: float, listed: Path) -> None:
-    total = sum(plan.n_examples.values())
-    if len(rejected) <= at_most * total:
-        return
-    reasons = Counter(rejection.reason for rejection in rejected).most_common()
-    counted = ", ".join(f"{reason} {count}" for reason, count in reasons)
-    raise PermanentError(
-        given=f"{len(rejected)} of {total} clips are rejected: {counted}; first {rejected[0].id}: {rejected[0].detail}",
-        expected=f"at most {100 * at_most:g} % (--max_rejected_fraction {at_most:g})",
-        action=f"read {listed} and mend the data, or allow more; encoded clips are kept for that",
-    )
-
-
-def _move_into_place(work: WorkingFolder, artifact: Path) -> None:
-    if artifact.exists():
-        shutil.rmtree(artifact)
-    work.artifact.replace(artifact)
-    sync_folder(artifact.parent)
+def _move_into_place(work: WorkingFolder, home: ArtifactHome) -> None:
+    """Put a finished artifact where the one that it replaces was, which is removed only then."""
+    if home.artifact.exists():
+        home.artifact.rename(home.replaced)
+    work.artifact.rename(home.artifact)
+    sync_folder(home.folder)
+    _settle_replacement(home)
     shutil.rmtree(work.folder)
+
+
+def _settle_replacement(home: ArtifactHome) -> None:
+    """End a replacement: the artifact set aside is removed, or put back when a killed job had not moved the new one."""
+    if not home.replaced.exists():
+        return
+    if home.artifact.exists():
+        shutil.rmtree(home.replaced)
+    else:
+        home.replaced.rename(home.artifact)
 
 
 def _result(name: str, artifact: Path, manifest: Manifest, *, reused: bool, bytes_fetched: int) -> PreprocessResult:
