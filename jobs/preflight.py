@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from asr_fine_tuner.outcome import JobResult, run_job
+import asr_fine_tuner
+from asr_fine_tuner.outcome import run_job
 from asr_fine_tuner.parameters import PreflightParameters
 from asr_fine_tuner.preflight_report import refuse
 
-
-def preflight(given: PreflightParameters) -> JobResult:
-    from asr_fine_tuner import preflight  # brings torch and transformers
-
-    return preflight.preflight(given)
-
-
 if __name__ == "__main__":
-    sys.exit(run_job("preflight", PreflightParameters, preflight, sys.argv[1:], on_refused=refuse))
+    sys.exit(
+        run_job(
+            "preflight",
+            PreflightParameters,
+            lambda given: asr_fine_tuner.preflight(given),
+            sys.argv[1:],
+            on_refused=refuse,
+        )
+    )

@@ -13,20 +13,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asr_fine_tuner.errors import InterruptedJob, JobError, PermanentError, TransientError
-    from asr_fine_tuner.parameters import PreprocessParameters, TrainParameters
+    from asr_fine_tuner.parameters import PreflightParameters, PreprocessParameters, TrainParameters
+    from asr_fine_tuner.preflight_report import PreflightReport
+    from asr_fine_tuner.preflighting import preflight
     from asr_fine_tuner.preprocessing import PreprocessResult, preprocess
     from asr_fine_tuner.training import TrainResult, train
 
-# Imported on first use: the modules behind `preprocess` and `train` bring torch and transformers.
+# Imported on first use: the modules behind `preflight`, `preprocess` and `train` bring torch and transformers.
 _HOMES = {
     "InterruptedJob": "errors",
     "JobError": "errors",
     "PermanentError": "errors",
+    "PreflightParameters": "parameters",
+    "PreflightReport": "preflight_report",
     "PreprocessParameters": "parameters",
     "PreprocessResult": "preprocessing",
     "TrainParameters": "parameters",
     "TrainResult": "training",
     "TransientError": "errors",
+    "preflight": "preflighting",
     "preprocess": "preprocessing",
     "train": "training",
 }
@@ -35,11 +40,14 @@ __all__ = [
     "InterruptedJob",
     "JobError",
     "PermanentError",
+    "PreflightParameters",
+    "PreflightReport",
     "PreprocessParameters",
     "PreprocessResult",
     "TrainParameters",
     "TrainResult",
     "TransientError",
+    "preflight",
     "preprocess",
     "train",
 ]

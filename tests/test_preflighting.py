@@ -18,8 +18,8 @@ from asr_fine_tuner import train
 from asr_fine_tuner.checklist import Check
 from asr_fine_tuner.errors import ExitCode, InterruptedJob
 from asr_fine_tuner.files import exclusive
-from asr_fine_tuner.preflight import preflight
 from asr_fine_tuner.preflight_report import CHECKS
+from asr_fine_tuner.preflighting import preflight
 
 if TYPE_CHECKING:
     from conftest import JobRun, RunJob, StartJob
