@@ -14,7 +14,7 @@ from corpora import read
 
 from asr_fine_tuner import hub as client
 from asr_fine_tuner.dataset import Dataset, resolve_dataset
-from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.errors import PermanentError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -181,12 +181,25 @@ class TestHub:
             resolve_dataset("org/speech", language_code="it")
 
     def test_missing_here_and_there(self, hub: LoopbackHub) -> None:
-        with pytest.raises(PermanentError, match=r"no folder org/speech here, and (.|\n)*not found on the Hub"):
+        with pytest.raises(PermanentError, match=r"no folder 'org/speech' in .*, and (.|\n)*not found on the Hub"):
             resolve_dataset("org/speech", language_code="it")
         for name in ("./speech", "a/b/c", "speech.tar.gz/x/y", "è/é", "org/" + 93 * "x"):
             with pytest.raises(PermanentError, match="no folder here, and no name the Hub allows"):
                 resolve_dataset(name, language_code="it")
         assert not hub.requested("a/b/c")
+
+    def test_a_name_that_is_looked_up_on_the_hub(
+        self, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HUB_PATIENCE_SECONDS", "0")
+        hub.fail("/api/", 503, times=50)
+        with (
+            caplog.at_level("INFO", "asr_fine_tuner"),
+            pytest.raises(TransientError, match=f"no folder 'meetings' in {tmp_path}, and .*answers 503"),
+        ):
+            resolve_dataset("meetings", language_code="it")
+        assert f"there is no folder 'meetings' in {tmp_path}, so it is looked up on the Hub" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("place", ["folder", "zip"])
@@ -268,7 +281,7 @@ class TestLocal:
         plan = dataset.plan(max_train_samples=None, max_eval_samples=3, seed=42)
         assert dict(plan.n_examples) == {"train": 44, "validation": 3, "test": 3}
         assert plan.sources["test"] == "train, held out by clip"
-        assert "does not say who speaks" in plan.warnings[0]
+        assert "does not say who speaks in 50 of 50 clips (it has no column client_id or speaker_id" in plan.warnings[0]
 
     def test_hub_layout(self, place: str, tmp_path: Path) -> None:
         files = {
@@ -348,8 +361,15 @@ class TestPlan:
         assert shape(dataset) == {"train": 90, "validation": 20, "test": 10}
 
     def test_too_few_to_hold_out(self, tmp_path: Path) -> None:
-        with pytest.raises(PermanentError, match="train has 2 clips"):
+        with pytest.raises(PermanentError, match="train has 2 clips") as caught:
             read(self.dataset(tmp_path, split_parquet(train=2)))
+        assert "at least 3 clips" in caught.value.expected
+        assert "add clips" in caught.value.action
+        assert "max_train_samples" not in str(caught.value)
+        three = self.dataset(tmp_path, split_parquet(train=3))
+        assert shape(three) == {"train": 1, "validation": 1, "test": 1}
+        with pytest.raises(PermanentError, match="larger --max_train_samples"):
+            read(three, max_train_samples=2)
 
     def test_empty_split(self, tmp_path: Path) -> None:
         with pytest.raises(PermanentError, match="which is empty"):

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import corpora
 import pytest
 
 from asr_fine_tuner.clips import ClipIndex
-from asr_fine_tuner.columns import Columns
+from asr_fine_tuner.columns import SPEAKER_COLUMNS, Columns
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.filetree import LocalFolder
 from asr_fine_tuner.splits import DataFile
 from asr_fine_tuner.tables import find_table_columns, header, index_tables, is_audiofolder_metadata, is_table
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 COLUMNS = Columns("audio", "transcription", None)
 
@@ -122,6 +119,11 @@ def test_unreadable_tables(tmp_path: Path) -> None:
     ):
         with pytest.raises(PermanentError, match=r"cannot be read"):
             index(tmp_path / str(number), name, content)
+
+
+def test_the_howto_names_the_columns_of_speakers() -> None:
+    howto = (Path(__file__).resolve().parent.parent / "howto" / "data.md").read_text(encoding="utf-8")
+    assert ", ".join(f"`{name}`" for name in SPEAKER_COLUMNS) in howto
 
 
 def test_tables_of_a_spreadsheet_are_saved_in_utf8(tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from asr_fine_tuner import hub
-from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.columns import SPEAKER_COLUMNS
+from asr_fine_tuner.errors import PermanentError, TransientError
 from asr_fine_tuner.filetree import LocalFolder, ZipArchive
 from asr_fine_tuner.holdout import hold_out
 from asr_fine_tuner.hub_errors import RepositoryNotFound
@@ -35,6 +37,8 @@ _SHARDS_WANTED = 64
 _SHARD_EXAMPLES = (64, 1024)  # fewest and most
 
 _READS_AT_ONCE = 8
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,8 @@ class Dataset:
         sources = {split: "+".join(names) for split, names in self.splits.items() if names}
         warnings: tuple[str, ...] = ()
         if missing:
-            plans, how, warnings = self._hold_out(shards["train"], missing, max_eval_samples, seed)
+            capped = indexes["train"].n_examples == max_train_samples
+            plans, how, warnings = self._hold_out(shards["train"], missing, max_eval_samples, seed, capped=capped)
             sources |= dict.fromkeys(missing, f"{sources['train']}, held out by {how}")
         else:
             plans = _whole(shards["train"], "train")
@@ -156,7 +161,7 @@ class Dataset:
         return index_tables(self.tree, data, self.columns, limit=limit)
 
     def _hold_out(
-        self, shards: Sequence[Shard], missing: Sequence[str], at_most: int | None, seed: int
+        self, shards: Sequence[Shard], missing: Sequence[str], at_most: int | None, seed: int, *, capped: bool
     ) -> tuple[list[ShardPlan], str, tuple[str, ...]]:
         with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
             speakers = [speaker for some in pool.map(lambda shard: shard.speakers(), shards) for speaker in some]
@@ -164,9 +169,10 @@ class Dataset:
         if any(not rows for rows in held_out.rows.values()):
             raise PermanentError(
                 given=f"{self.name} ({self.config}) has no split for {' or '.join(missing)}, "
-                f"and train has {len(speakers)} clips",
-                expected="enough clips that some can be held out of train",
-                action="use a larger --max_train_samples, or name splits as --validation_split and --test_split",
+                f"and train has {len(speakers)} clips" + (" of --max_train_samples" if capped else ""),
+                expected=f"at least {1 + len(missing)} clips, so that train keeps one when some are held out",
+                action=("use a larger --max_train_samples" if capped else "add clips")
+                + ", or name splits as --validation_split and --test_split",
             )
         plans, start = [], 0
         split_of = {row: split for split, rows in held_out.rows.items() for row in rows}
@@ -178,6 +184,8 @@ class Dataset:
             start += shard.n_examples
         unknown = speakers.count(None)
         unsaid = f"the dataset does not say who speaks in {unknown} of {len(speakers)} clips"
+        if self.columns.speaker is None:
+            unsaid += f" (it has no column {' or '.join(SPEAKER_COLUMNS)})"
         if not held_out.by_speaker:
             warning = (
                 f"{unsaid if unknown else 'too few speakers to keep apart'}, so {' and '.join(missing)} were held out "
@@ -263,13 +271,22 @@ def _find(
 
 
 def _open_on_hub(dataset_name: str, revision: str | None) -> hub.HubTree:
+    nothing_here = f"there is no folder {dataset_name!r} in {Path.cwd()}"
+    if "/" not in dataset_name:
+        logger.info("%s, so it is looked up on the Hub", nothing_here)
     try:
         return hub.open_dataset(dataset_name, revision)
     except RepositoryNotFound as error:
         raise PermanentError(
-            given=f"there is no folder {dataset_name} here, and {error.given}",
+            given=f"{nothing_here}, and {error.given}",
             expected="a folder or a .zip archive, or a dataset on the Hub that may be read",
             action=error.action,
+        ) from error
+    except TransientError as error:
+        raise TransientError(
+            given=f"{nothing_here}, and {error.given}",
+            expected=error.expected,
+            action=f"{error.action}; for a folder, correct its path",
         ) from error
 
 
