@@ -307,6 +307,36 @@ class TestLocal:
         assert revision("4", {"clips/common_voice_it_49.mp3": b"not read"}, None) == whole
         assert revision("5", {}, 10) != whole
 
+    @pytest.mark.parametrize("folder", ["af", "meetings", "home/anna/af"])
+    def test_a_folder_around_the_dataset_says_nothing(self, place: str, tmp_path: Path, folder: str) -> None:
+        files = corpora.audiofolder(12) | {"README.md": b"---\nlicense: cc0-1.0\n---\n"}
+        plain = self.resolve(place, tmp_path / "plain", files)
+        nested = self.resolve(place, tmp_path / "nested", {f"{folder}/{name}": files[name] for name in files})
+        assert (nested.config, nested.licence) == ("default", "cc0-1.0")
+        assert read(nested) == read(plain)
+        plans = [found.plan(max_train_samples=None, max_eval_samples=None, seed=1) for found in (nested, plain)]
+        assert plans[0].revision == plans[1].revision
+
+    def test_a_lone_folder_beside_other_files_is_no_language(self, place: str, tmp_path: Path) -> None:
+        files = {f"af/{name}": content for name, content in corpora.audiofolder(12).items()}
+        assert self.resolve(place, tmp_path / "1", files | {"LICENSE": b"free"}).config == "default"
+        files |= {f"it/{name}": content for name, content in corpora.audiofolder(12).items()}
+        assert self.resolve(place, tmp_path / "2", files).config == "it"
+        with pytest.raises(PermanentError, match="af, it"):
+            self.resolve(place, tmp_path / "3", files, "de")
+
+    def test_the_language_of_a_release_still_has_to_match(self, place: str, tmp_path: Path) -> None:
+        release = {f"af/{name}": content for name, content in corpora.common_voice().items()}
+        converted = {f"af/train/{number}.parquet": corpora.parquet(9) for number in range(2)}
+        for number, files in enumerate((release, {f"cv-corpus/{name}": release[name] for name in release}, converted)):
+            with pytest.raises(PermanentError, match="fits no config"):
+                self.resolve(place, tmp_path / str(number), files)
+            assert self.resolve(place, tmp_path / str(number), files, "af").config == "af"
+
+    def test_a_lone_split_folder_is_a_split(self, place: str, tmp_path: Path) -> None:
+        with pytest.raises(PermanentError, match="the splits test, none of which is for training"):
+            self.resolve(place, tmp_path, corpora.audiofolder(12, folder="test/"))
+
     def test_nothing_to_read(self, place: str, tmp_path: Path) -> None:
         for number, files in enumerate(
             [{"a.wav": b"a"}, {"a.csv": b"x,y\n1,2\n"}, {"a.txt": b"a", "b.csv": b"audio,text"}]

@@ -11,16 +11,19 @@ import pytest
 from corpora import write, write_zip
 
 from asr_fine_tuner.errors import PermanentError
-from asr_fine_tuner.filetree import FileTree, LocalFolder, ZipArchive, is_unsafe
+from asr_fine_tuner.filetree import FileTree, LocalFolder, Subtree, ZipArchive, is_unsafe
 
 FILES = {"train.tsv": b"a\tb", "clips/1.mp3": b"one" * 1000, "clips/2.mp3": b"two"}
 
 
-@pytest.fixture(params=["folder", "zip"])
+@pytest.fixture(params=["folder", "zip", "folder in a zip"])
 def tree(request: pytest.FixtureRequest, tmp_path: Path) -> FileTree:
     left_behind = {".DS_Store": b"x", "__MACOSX/clips/1.mp3": b"x"}
     if request.param == "folder":
         return LocalFolder(write(tmp_path / "data", FILES | left_behind))
+    if request.param == "folder in a zip":
+        nested = {f"data/{name}": content for name, content in (FILES | left_behind).items()} | {"other.txt": b"x"}
+        return Subtree(ZipArchive(write_zip(tmp_path / "data.zip", nested)), "data")
     return ZipArchive(write_zip(tmp_path / "data.zip", FILES | left_behind))
 
 
@@ -60,6 +63,7 @@ def test_revision_is_of_the_content(tmp_path: Path) -> None:
     revision = folder.revision(both)
     assert revision.startswith("sha256:")
     assert revision == archive.revision(reversed(both))
+    assert revision == Subtree(LocalFolder(tmp_path), "data").revision(both)
     write(tmp_path / "data", {"train.tsv": b"not read"})
     assert LocalFolder(tmp_path / "data").revision(both) == revision
     write(tmp_path / "data", {"clips/2.mp3": b"owt"})

@@ -15,7 +15,7 @@ from asr_fine_tuner.filetree import LocalFolder, ZipArchive
 from asr_fine_tuner.holdout import hold_out
 from asr_fine_tuner.hub_errors import RepositoryNotFound
 from asr_fine_tuner.languages import match_config
-from asr_fine_tuner.layout import Layout, converted_layout, layout_by_card, layout_by_names, read_card
+from asr_fine_tuner.layout import Layout, converted_layout, dataset_root, layout_by_card, layout_by_names, read_card
 from asr_fine_tuner.parameters import REPO_ID
 from asr_fine_tuner.parquet import find_parquet_columns, index_parquet
 from asr_fine_tuner.splits import choose_splits
@@ -240,9 +240,9 @@ def _find(
     path = Path(dataset_name).expanduser()
     tree: FileTree
     if path.is_dir():
-        tree = LocalFolder(path.absolute())
+        tree = dataset_root(LocalFolder(path.absolute()))
     elif path.is_file() and path.suffix.lower() == ".zip":
-        tree = ZipArchive(path.absolute())
+        tree = dataset_root(ZipArchive(path.absolute()))
     elif path.exists() or not REPO_ID.fullmatch(dataset_name):
         raise PermanentError(
             given=f"--dataset_name {dataset_name!r}, "

@@ -120,6 +120,45 @@ class ZipArchive:
         return content_hash(self, names)
 
 
+@dataclass(frozen=True)
+class Subtree:
+    """The files of a folder within another tree."""
+
+    tree: FileTree
+    folder: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.tree.label}/{self.folder}"
+
+    def listing(self) -> Mapping[str, StoredFile]:
+        return self._listing
+
+    @functools.cached_property
+    def _listing(self) -> Mapping[str, StoredFile]:
+        inside = f"{self.folder}/"
+        return {
+            file.name.removeprefix(inside): StoredFile(file.name.removeprefix(inside), file.size)
+            for file in self.tree.listing().values()
+            if file.name.startswith(inside)
+        }
+
+    def __reduce__(self) -> tuple[type[Subtree], tuple[FileTree, str]]:
+        return Subtree, (self.tree, self.folder)
+
+    def open_part(self, file: StoredFile) -> IO[bytes]:
+        return self.tree.open_part(self._outside(file))
+
+    def open_whole(self, file: StoredFile) -> IO[bytes]:
+        return self.tree.open_whole(self._outside(file))
+
+    def revision(self, names: Iterable[str]) -> str:
+        return content_hash(self, names)
+
+    def _outside(self, file: StoredFile) -> StoredFile:
+        return StoredFile(f"{self.folder}/{file.name}", file.size)
+
+
 def is_unsafe(name: str) -> bool:
     """Whether a path is absolute (POSIX or Windows), has a `..`, or holds a NUL: it could name a file of this machine
     outside the dataset that it comes from."""

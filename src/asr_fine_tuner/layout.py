@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from asr_fine_tuner.clips import AUDIO_EXTENSIONS
 from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.filetree import Subtree
 from asr_fine_tuner.languages import names_a_language
 from asr_fine_tuner.splits import DataFile, is_split_name
-from asr_fine_tuner.tables import header, is_audiofolder_metadata, is_table, names_audio, split_folders
+from asr_fine_tuner.tables import header, is_audiofolder_metadata, is_common_voice, is_table, names_audio, split_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -45,6 +46,21 @@ class Card:
 
     configs: Mapping[str, Mapping[str, Sequence[str]]]
     licence: str | None
+
+
+def dataset_root(tree: FileTree) -> FileTree:
+    """The tree from the dataset's own folder on, where it is wrapped in others: an archive that a file manager makes
+    of a folder holds just that folder.
+
+    A folder that says something stays: a split (`train`), the language of a Common Voice release or of the Hub's files.
+    """
+    while len(folders := {name.partition("/")[0] if "/" in name else "" for name in tree.listing()}) == 1:
+        (folder,) = folders
+        inside = Subtree(tree, folder)
+        if not folder or is_split_name(folder) or (names_a_language(folder) and not _is_plain(inside)):
+            break
+        tree = inside
+    return tree
 
 
 def read_card(tree: FileTree) -> Card:
@@ -100,7 +116,9 @@ def layout_by_names(
     else:
         placed = [(*_place(name), DataFile(file)) for name, file in listing.items() if _kind([name]) == kind]
     configs = _group(placed)
-    if language_code not in configs and not any(map(names_a_language, configs)):
+    # The folder of tables is called as its owner likes: a lone name that happens to be a language's chooses nothing.
+    chosen = language_code in configs or any(map(names_a_language, configs))
+    if not chosen or (len(configs) == 1 and _is_plain(tree)):
         configs = _group(("", split, data) for _, split, data in placed)
     return Layout(kind, configs) if configs else None
 
@@ -156,6 +174,12 @@ def _kind(names: Iterable[str]) -> Kind | None:
     return "table" if has_audio and any(map(is_table, names)) else None
 
 
+def _is_plain(tree: FileTree) -> bool:
+    """Whether the data is audio and tables of somebody's own, not a release that has a folder for each language."""
+    listing = tree.listing()
+    return _kind(listing) == "table" and not any(is_common_voice(tree, name) for name in listing)
+
+
 def _place(name: str) -> tuple[str, str]:
     """(folder of the config, split) of a parquet or tar file or a table, by its path."""
     *folders, file = [part for part in name.split("/") if part != "data"]
@@ -180,7 +204,6 @@ def _place_tables(
 ) -> list[tuple[str, str, DataFile]]:
     placed: list[tuple[str, str, DataFile]] = []
     listing = tree.listing()
-    folders = {posixpath.dirname(name) for name in listing}
     beside = Counter(posixpath.dirname(name) for name in names)
     for name in names:
         file = listing[name]
@@ -193,7 +216,7 @@ def _place_tables(
         if is_audiofolder_metadata(name) and split == "train" and not is_split_name(posixpath.basename(folder)):
             within = split_folders(tree, file)
             placed += [(config, split, DataFile(file, split)) for split in within] or [(config, split, DataFile(file))]
-        elif base.endswith(".tsv") and posixpath.join(folder, "clips") in folders:  # Common Voice
+        elif is_common_voice(tree, name):
             placed.append((config, posixpath.splitext(base)[0], DataFile(file)))
         else:
             placed.append((config, split, DataFile(file)))

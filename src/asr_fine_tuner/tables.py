@@ -39,6 +39,12 @@ def is_audiofolder_metadata(name: str) -> bool:
     return posixpath.basename(name).lower() in ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
+def is_common_voice(tree: FileTree, name: str) -> bool:
+    """Whether a file is a table of a Common Voice release: a .tsv beside `clips/`."""
+    clips = posixpath.join(posixpath.dirname(name), "clips/")
+    return name.endswith(".tsv") and any(other.startswith(clips) for other in tree.listing())
+
+
 def header(tree: FileTree, file: StoredFile) -> list[str]:
     """The names of a table's columns; empty for a table without rows, or one that is not of records."""
     return list(next(_rows(tree, file), {}))
@@ -139,7 +145,7 @@ def _rows(tree: FileTree, file: StoredFile) -> Iterator[dict[str, Any]]:
                 yield from _json_rows(io.TextIOWrapper(stream, encoding="utf-8-sig"))
             else:
                 # Common Voice writes transcripts with unpaired quotes and no quoting.
-                quoted = not _is_common_voice(tree, file)
+                quoted = not is_common_voice(tree, file.name)
                 yield from _separated_rows(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), quoted=quoted)
         except UnicodeDecodeError as error:
             raise PermanentError(
@@ -147,17 +153,12 @@ def _rows(tree: FileTree, file: StoredFile) -> Iterator[dict[str, Any]]:
                 expected="a table in UTF-8, so that every letter of the transcripts is what it was",
                 action="save it again as CSV UTF-8 (in Excel: Save As, CSV UTF-8), or convert it to UTF-8",
             ) from error
-        except (json.JSONDecodeError, csv.Error) as error:
+        except (json.JSONDecodeError, csv.Error, RecursionError) as error:
             raise PermanentError(
                 given=f"{file.name} of {tree.label} cannot be read ({error})",
                 expected="a table in UTF-8: CSV or TSV with a header, JSON lines, or a JSON list of records",
                 action="save the table again in one of these forms",
             ) from error
-
-
-def _is_common_voice(tree: FileTree, file: StoredFile) -> bool:
-    clips = posixpath.join(posixpath.dirname(file.name), "clips/")
-    return file.name.endswith(".tsv") and any(name.startswith(clips) for name in tree.listing())
 
 
 def _separated_rows(lines: io.TextIOWrapper, *, quoted: bool) -> Iterator[dict[str, Any]]:
