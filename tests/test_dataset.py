@@ -204,12 +204,14 @@ class TestHub:
 
 @pytest.mark.parametrize("place", ["folder", "zip"])
 class TestLocal:
-    def resolve(self, place: str, tmp_path: Path, files: Mapping[str, bytes], language_code: str = "it") -> Dataset:
+    def resolve(
+        self, place: str, tmp_path: Path, files: Mapping[str, bytes], language_code: str = "it", **columns: str
+    ) -> Dataset:
         if place == "folder":
             path = corpora.write(tmp_path / "data", files)
         else:
             path = corpora.write_zip(tmp_path / "data.zip", files)
-        return resolve_dataset(str(path), language_code=language_code)
+        return resolve_dataset(str(path), language_code=language_code, **columns)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("prefix", ["", "it/", "cv-corpus-23.0-2025-09-05/it/"])
     def test_common_voice(self, place: str, tmp_path: Path, prefix: str) -> None:
@@ -337,11 +339,42 @@ class TestLocal:
         with pytest.raises(PermanentError, match="the splits test, none of which is for training"):
             self.resolve(place, tmp_path, corpora.audiofolder(12, folder="test/"))
 
-    def test_nothing_to_read(self, place: str, tmp_path: Path) -> None:
-        for number, files in enumerate(
-            [{"a.wav": b"a"}, {"a.csv": b"x,y\n1,2\n"}, {"a.txt": b"a", "b.csv": b"audio,text"}]
+    @pytest.mark.parametrize(
+        ("table", "columns", "told", "action"),
+        [
+            (b"audio,transcription\na.wav,uno\n", {"text_column": "sentence"},
+             "t.csv has the columns audio, transcription; none is 'sentence'", "--text_column"),
+            (b"audio,transcription\na.wav,uno\n", {"audio_column": "clip", "text_column": "sentence"},
+             "t.csv has the columns audio, transcription; none is 'clip', and none 'sentence'",
+             "--audio_column and --text_column"),
+            (b"file,testo,parlante\na.wav,uno,anna\n", {},
+             "t.csv has the columns file, testo, parlante; none is 'sentence' or 'text' or", "--text_column"),
+            (b"a.wav,uno,anna\nb.wav,due,bruno\n", {}, "t.csv begins with a clip (a.wav, uno, anna)", "3 columns"),
+            (b"audio,transcription\n", {}, "t.csv has no rows", "names of the audio files"),
+            (None, {}, "it has 2 audio files, and no table", "metadata.csv in that folder with the columns file_name"),
+        ],
+    )  # fmt: skip
+    def test_what_is_wrong_with_the_table(
+        self, place: str, tmp_path: Path, table: bytes | None, columns: dict[str, str], told: str, action: str
+    ) -> None:
+        files = {"a.wav": b"a", "b.WAV": b"b"}
+        if table is not None:
+            files |= {"t.csv": table, "notes.json": b'{"made": "by hand"}', "a.json": b"[]"}
+        with pytest.raises(PermanentError) as caught:
+            self.resolve(place, tmp_path, files, **columns)
+        assert told in caught.value.given
+        assert action in caught.value.action
+
+    def test_a_table_for_each_clip(self, place: str, tmp_path: Path) -> None:
+        files = {f"{number}.json": corpora.table([{"audio": "a.wav", "text": "uno"}], "json") for number in range(65)}
+        with pytest.raises(PermanentError, match="65 tables, more than 64 in one folder"):
+            self.resolve(place, tmp_path, files | {"a.wav": b"a"})
+
+    def test_no_audio(self, place: str, tmp_path: Path) -> None:
+        for number, (files, told) in enumerate(
+            [({"a.csv": b"x,y\n1,2\n"}, r"no audio files beside a\.csv"), ({"a.txt": b"a"}, "it has no audio files")]
         ):
-            with pytest.raises(PermanentError, match="nothing can be read as speech"):
+            with pytest.raises(PermanentError, match=f"nothing can be read as speech .*{told}"):
                 self.resolve(place, tmp_path / str(number), files)
 
 

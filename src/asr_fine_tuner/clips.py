@@ -102,6 +102,11 @@ class ClipIndex:
         return {*self.files, *(clip.audio.file.name for clip in self.clips if clip.audio is not None)}
 
 
+def is_audio(name: str) -> bool:
+    """Whether a file is audio by its name."""
+    return name.lower().rpartition(".")[2] in AUDIO_EXTENSIONS
+
+
 def check_audio_size(name: str, size: int) -> None:
     """Raise PermanentError for a clip too large to be speech."""
     if size > MAX_AUDIO_BYTES:

@@ -15,7 +15,15 @@ from asr_fine_tuner.filetree import LocalFolder, ZipArchive
 from asr_fine_tuner.holdout import hold_out
 from asr_fine_tuner.hub_errors import RepositoryNotFound
 from asr_fine_tuner.languages import match_config
-from asr_fine_tuner.layout import Layout, converted_layout, dataset_root, layout_by_card, layout_by_names, read_card
+from asr_fine_tuner.layout import (
+    Layout,
+    converted_layout,
+    dataset_root,
+    layout_by_card,
+    layout_by_names,
+    nothing_to_read,
+    read_card,
+)
 from asr_fine_tuner.parameters import REPO_ID
 from asr_fine_tuner.parquet import find_parquet_columns, index_parquet
 from asr_fine_tuner.splits import choose_splits
@@ -261,12 +269,7 @@ def _find(
     if layout is None and isinstance(tree, hub.HubTree):
         tree, layout = _converted(tree)
     if layout is None:
-        raise PermanentError(
-            given=f"{dataset_name}, in which nothing can be read as speech with transcripts",
-            expected="parquet files with audio, WebDataset archives, or audio files and a table that names them "
-            "(metadata.csv with file_name; Common Voice's .tsv and clips; audio/ and a CSV, TSV or JSON table)",
-            action="convert it to one of these, or name the columns with --audio_column and --text_column",
-        )
+        raise nothing_to_read(tree, dataset_name, audio_column=audio_column, text_column=text_column)
     return tree, layout, card.licence
 
 

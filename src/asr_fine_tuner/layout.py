@@ -8,12 +8,20 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from asr_fine_tuner.clips import AUDIO_EXTENSIONS
+from asr_fine_tuner.clips import AUDIO_EXTENSIONS, is_audio
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.filetree import Subtree
 from asr_fine_tuner.languages import names_a_language
 from asr_fine_tuner.splits import DataFile, is_split_name
-from asr_fine_tuner.tables import header, is_audiofolder_metadata, is_common_voice, is_table, names_audio, split_folders
+from asr_fine_tuner.tables import (
+    header,
+    is_audiofolder_metadata,
+    is_common_voice,
+    is_table,
+    names_audio,
+    split_folders,
+    unfit_columns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -135,6 +143,39 @@ def converted_layout(tree: FileTree) -> Layout | None:
     return Layout("parquet", configs) if configs else None
 
 
+def nothing_to_read(
+    tree: FileTree, dataset_name: str, *, audio_column: str | None, text_column: str | None
+) -> PermanentError:
+    """What to tell of a dataset without a layout: which part of it is there and which is not."""
+    given = f"{dataset_name}, in which nothing can be read as speech with transcripts"
+    listing = tree.listing()
+    tables = [name for name in listing if is_table(name)]
+    n_audio = sum(map(is_audio, listing))
+    if n_audio and tables:
+        headers = {name: header(tree, listing[name]) for name in tables[:_MOST_TABLES]}
+        if any(names_audio(columns, audio_column, text_column) for columns in headers.values()):
+            return PermanentError(
+                given=f"{given}: it has {len(tables)} tables, more than {_MOST_TABLES} in one folder",
+                expected="one table for each split",
+                action="join the tables into one",
+            )
+        return unfit_columns(given, headers, audio_column, text_column)
+    if n_audio:
+        return PermanentError(
+            given=f"{given}: it has {n_audio} audio files, and no table with their transcripts",
+            expected="a table that names each audio file and says what is spoken in it",
+            action="make a metadata.csv in that folder with the columns file_name and transcription, a row for a file",
+        )
+    return PermanentError(
+        given=f"{given}: it has no audio files" + (f" beside {tables[0]}" if tables else ""),
+        expected="parquet files with audio, WebDataset archives, or audio files and a table that names them "
+        "(metadata.csv with file_name; Common Voice's .tsv and clips; audio/ and a CSV, TSV or JSON table)",
+        action=f"put the audio ({', '.join(AUDIO_EXTENSIONS[:5])}, ...) into the folder of the table"
+        if tables
+        else "correct the path, or convert the dataset to one of these",
+    )
+
+
 def _card_configs(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
     from datasets.data_files import sanitize_patterns
 
@@ -170,8 +211,7 @@ def _kind(names: Iterable[str]) -> Kind | None:
         return "parquet"
     if any(name.endswith(".tar") for name in names):
         return "webdataset"
-    has_audio = any(name.lower().rpartition(".")[2] in AUDIO_EXTENSIONS for name in names)
-    return "table" if has_audio and any(map(is_table, names)) else None
+    return "table" if any(map(is_audio, names)) and any(map(is_table, names)) else None
 
 
 def _is_plain(tree: FileTree) -> bool:

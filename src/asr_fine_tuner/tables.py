@@ -9,14 +9,14 @@ import json
 import posixpath
 from typing import TYPE_CHECKING, Any
 
-from asr_fine_tuner.clips import ClipIndex, LocatedClip, Span, check_audio_size
+from asr_fine_tuner.clips import ClipIndex, LocatedClip, Span, check_audio_size, is_audio
 from asr_fine_tuner.columns import AUDIO_COLUMNS, TEXT_COLUMNS, Columns, choose_column, find_speaker_column
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.filetree import is_unsafe
 from asr_fine_tuner.splits import is_split_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from asr_fine_tuner.filetree import FileTree, StoredFile
     from asr_fine_tuner.splits import DataFile
@@ -55,6 +55,44 @@ def names_audio(columns: Sequence[str], audio_column: str | None, text_column: s
     audio = AUDIO_COLUMNS if audio_column is None else (audio_column,)
     text = TEXT_COLUMNS if text_column is None else (text_column,)
     return any(name in columns for name in audio) and any(name in columns for name in text)
+
+
+def unfit_columns(
+    given: str, headers: Mapping[str, Sequence[str]], audio_column: str | None, text_column: str | None
+) -> PermanentError:
+    """What to tell of tables none of which names audio and transcripts: what the one that comes nearest lacks.
+
+    given: how the message begins; headers: the columns of each table by its name.
+    """
+    wanted = {
+        "audio": AUDIO_COLUMNS if audio_column is None else (audio_column,),
+        "text": TEXT_COLUMNS if text_column is None else (text_column,),
+    }
+    lacking = {
+        name: [role for role, usual in wanted.items() if not set(usual) & set(columns)]
+        for name, columns in headers.items()
+    }
+    # JSON files beside the audio may be about anything.
+    name = min(headers, key=lambda table: (len(lacking[table]), table.lower().endswith(".json")))
+    columns, roles = headers[name], lacking[name]
+    if not columns:
+        return PermanentError(
+            given=f"{given}: {name} has no rows",
+            expected="a table with a header and a row for each clip",
+            action="write the names of the audio files and their transcripts into it",
+        )
+    if any(map(is_audio, columns)):
+        return PermanentError(
+            given=f"{given}: {name} begins with a clip ({', '.join(columns)}), not with the names of its columns",
+            expected="a header in its first line, such as audio,transcription",
+            action=f"put a line with the names of the {len(columns)} columns before it",
+        )
+    return PermanentError(
+        given=f"{given}: {name} has the columns {', '.join(columns)}; none is "
+        + ", and none ".join(" or ".join(map(repr, wanted[role])) for role in roles),
+        expected="a column with the names of the audio files, and one with their transcripts",
+        action="say which it is with " + " and ".join(f"--{role}_column" for role in roles) + ", or rename the column",
+    )
 
 
 def split_folders(tree: FileTree, file: StoredFile) -> list[str]:
