@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= build/demo
+ROUNDS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench lock clean
+.PHONY: help install demo test soak lint bench lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -29,6 +30,9 @@ demo: $(VENV)/installed ## preprocess, train and transcribe with what demo/ hold
 
 test: $(VENV)/installed-dev ## run the tests
 	$(BIN)/python -m pytest
+
+soak: $(VENV)/installed-dev ## kill both jobs at random moments, ROUNDS times over
+	$(BIN)/python -m tests.soak --rounds $(ROUNDS)
 
 lint: $(VENV)/installed-dev ## check style and types
 	$(BIN)/ruff check

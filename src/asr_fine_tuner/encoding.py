@@ -99,7 +99,7 @@ def model_format(model_id: str, revision: str, model_folder: Path) -> ModelForma
     """
     try:
         return _read_format(model_id, revision, model_folder)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PermanentError(
             given=f"--model_id {model_id}, whose configuration or tokenizer cannot be read ({error!r})",
             expected="the files of a Whisper checkpoint, as transformers writes them",

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     TrainerCallback,
     TrainerState,
@@ -255,9 +256,16 @@ class FineTuning:
         return ClipDataset(self.clips[split], longest_first=True)
 
     def _load_base(self) -> WhisperForConditionalGeneration:
-        model = WhisperForConditionalGeneration.from_pretrained(
-            self.model_folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        try:
+            model = WhisperForConditionalGeneration.from_pretrained(
+                self.model_folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
+        except SafetensorError as error:
+            raise PermanentError(
+                given=f"the weights in {self.model_folder} cannot be read ({error})",
+                expected="whole safetensors files",
+                action="download the checkpoint again, or choose another --model_id",
+            ) from error
         encoding = self.source.manifest.encoding
         model.config.forced_decoder_ids = model.generation_config.forced_decoder_ids = None
         if is_multilingual(self.model_folder):

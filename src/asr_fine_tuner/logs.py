@@ -12,6 +12,8 @@ from typing import Any, TextIO, cast
 
 # Tokens by their shape, so that one is caught even when it did not come from this process's environment.
 _TOKEN_SHAPES = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\bwandb_v1_\w{16,}|(?<=[Bb]earer )[\w.~+/-]{8,}=*")
+# C0 and C1 but tab and line feed, and what changes the direction of text (Unicode Standard Annex #9).
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
 
 
@@ -50,10 +52,17 @@ def output_on_stderr() -> Iterator[None]:
         yield
 
 
+class _PlainFormatter(logging.Formatter):
+    """Messages quote what datasets name their clips: no control character of them reaches a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _CONTROL_CHARACTERS.sub(lambda found: ascii(found[0])[1:-1], super().format(record))
+
+
 def log_to_stderr() -> None:
     """Our messages from INFO on, the libraries' warnings."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("asr_fine_tuner").setLevel(logging.INFO)
     logging.captureWarnings(capture=True)

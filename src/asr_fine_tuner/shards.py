@@ -5,7 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from asr_fine_tuner import hub
 from asr_fine_tuner.artifact import ClipWriter
 from asr_fine_tuner.dataset import ShardPlan
 from asr_fine_tuner.encoding import ClipEncoder, ClipRejected, EncoderSettings, shared_encoder
-from asr_fine_tuner.errors import TransientError
+from asr_fine_tuner.errors import ExitCode, TransientError
 from asr_fine_tuner.files import (
     canonical_json,
     full_disk_explained,
@@ -256,6 +259,14 @@ def _start_worker(stop: Event) -> None:
     # Ctrl-C reaches the whole process group; the parent decides and tells through the event.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     share_stop(stop)
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
     redact_stderr()
     # More than one torch thread in each of several workers fights over the cores, and can hang.
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """A job that is killed must not leave workers that write beside those of the next one."""
+    if parent := multiprocessing.parent_process():
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(ExitCode.TRANSIENT)

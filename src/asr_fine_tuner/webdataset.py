@@ -160,7 +160,7 @@ def _add(sample: _Sample, extension: str, member: tarfile.TarInfo, stream: IO[by
             sample.values.update(fields if isinstance(fields, dict) else {extension: fields})
         else:
             sample.values[extension] = content.decode("utf-8").strip()
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are kinds of it
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are kinds of the first
         raise PermanentError(
             given=f"{file.name}: {member.name} cannot be read ({error})",
             expected="metadata in UTF-8, and JSON in .json members",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,3 +99,21 @@ def test_checkpoints_and_the_model_are_whole_or_absent_and_the_weights_are_the_s
     assert tiny.contents(run / "model").keys() == tiny.contents(runs["straight"] / "model").keys()
     assert weights_of(run / "model") == weights_of(runs["straight"] / "model")
     assert not list(run.rglob(".*")), "nothing staged is left"
+
+
+def test_workers_do_not_outlive_a_killed_job(job_env: dict[str, str], tmp_path: Path) -> None:
+    """They would write where the next job writes."""
+    flags = [f"--{name}={value}" for name, value in tiny.preprocess_flags(num_workers=2, artifact_name="made").items()]
+    command = [sys.executable, "-m", "jobs.preprocess", *flags]
+    process = subprocess.Popen(command, cwd=tmp_path, env=job_env, stderr=subprocess.PIPE)
+    records = tmp_path / "hf/assets/asr-fine-tuner/artifacts/made/partial/shards"
+    while not list(records.glob("*.json")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    # Whoever still runs holds the other end.
+    assert process.stderr
+    began = time.monotonic()
+    process.stderr.read()
+    process.wait()
+    assert time.monotonic() - began < 5
