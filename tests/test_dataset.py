@@ -331,7 +331,7 @@ class TestLocal:
         release = {f"af/{name}": content for name, content in corpora.common_voice().items()}
         converted = {f"af/train/{number}.parquet": corpora.parquet(9) for number in range(2)}
         for number, files in enumerate((release, {f"cv-corpus/{name}": release[name] for name in release}, converted)):
-            with pytest.raises(PermanentError, match="fits no config"):
+            with pytest.raises(PermanentError, match=r"fits no config(.|\n)*its only config, af"):
                 self.resolve(place, tmp_path / str(number), files)
             assert self.resolve(place, tmp_path / str(number), files, "af").config == "af"
 
@@ -348,7 +348,8 @@ class TestLocal:
              "t.csv has the columns audio, transcription; none is 'clip', and none 'sentence'",
              "--audio_column and --text_column"),
             (b"file,testo,parlante\na.wav,uno,anna\n", {},
-             "t.csv has the columns file, testo, parlante; none is 'sentence' or 'text' or", "--text_column"),
+             "t.csv has the columns file, testo, parlante; none is 'sentence' or 'text' or",
+             "--text_column, or rename it to transcription"),
             (b"a.wav,uno,anna\nb.wav,due,bruno\n", {}, "t.csv begins with a clip (a.wav, uno, anna)", "3 columns"),
             (b"audio,transcription\n", {}, "t.csv has no rows", "names of the audio files"),
             (None, {}, "it has 2 audio files, and no table", "metadata.csv in that folder with the columns file_name"),

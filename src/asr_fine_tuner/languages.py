@@ -119,7 +119,9 @@ def match_config(configs: Sequence[str], language_code: str) -> str:
     nearest = difflib.get_close_matches(language_code, configs, n=3, cutoff=0.5)
     raise PermanentError(
         given=f"--language_code {language_code!r}, which fits no config of the dataset",
-        expected=f"one of its {len(configs)} configs: {', '.join(configs)}",
+        expected=f"one of its {len(configs)} configs: {', '.join(configs)}"
+        if len(configs) > 1
+        else f"its only config, {configs[0]}, which is what its data is said to be in",
         action=(f"the nearest: {', '.join(nearest)}; " if nearest else "")
         + "give a config name as --language_code (and the language as --language where the name does not say it)",
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TABLE_EXTENSIONS = (".csv", ".tsv", ".json", ".jsonl")
 _MAX_TABLE_BYTES = 1 << 30
 _MAX_FIELD_BYTES = 1 << 20
+_PLAIN_NAMES = {"audio": "audio", "text": "transcription"}  # what messages suggest
 _BATCH = 1024  # rows of a parquet table in memory at a time
 # Where the files that a table names may be, from the table's own folder.
 _AUDIO_FOLDERS = ("", "clips", "audio", "wavs")
@@ -91,7 +92,8 @@ def unfit_columns(
         given=f"{given}: {name} has the columns {', '.join(columns)}; none is "
         + ", and none ".join(" or ".join(map(repr, wanted[role])) for role in roles),
         expected="a column with the names of the audio files, and one with their transcripts",
-        action="say which it is with " + " and ".join(f"--{role}_column" for role in roles) + ", or rename the column",
+        action=f"say which it is with {' and '.join(f'--{role}_column' for role in roles)}, or rename it to "
+        + " and ".join(_PLAIN_NAMES[role] for role in roles),
     )
 
 
