@@ -7,7 +7,7 @@ DEMO ?= build/demo
 ROUNDS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint bench lock clean
+.PHONY: help install demo test soak lint bench bench-check lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ lint: $(VENV)/installed-dev ## check style and types
 
 bench: $(VENV)/installed-dev ## print ratios of the usual recipe to ours
 	$(BIN)/python -m benchmarks
+
+bench-check: $(VENV)/installed-dev ## run the benchmarks in their quick form, which shows that they run
+	$(BIN)/python -m pytest -m bench tests/test_benchmarks.py
 
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --no-header --no-annotate --quiet --fork-strategy fewest
 NOT_CUDA = grep -vE '^(nvidia-|cuda-|triton)'

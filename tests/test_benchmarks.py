@@ -8,12 +8,14 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
 from conftest import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+@pytest.mark.bench
 def test_the_last_line_has_every_ratio(job_env: Mapping[str, str]) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick"]
     run = subprocess.run(command, cwd=ROOT, env=job_env, capture_output=True, text=True, timeout=280)
