@@ -188,8 +188,8 @@ def _unknown(shown: str, name: str, kind: type[JobParameters]) -> PermanentError
 
 
 def _nearest(name: str, known: Collection[str]) -> str | None:
-    """The known name that was most likely meant: one that begins so, else the most similar one."""
-    begin_so = [candidate for candidate in known if candidate.startswith(name)]
+    """The known name that was most likely meant: the shortest that begins so, else the most similar one."""
+    begin_so = sorted((candidate for candidate in known if candidate.startswith(name)), key=len)
     return next(iter(begin_so or difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
 
 

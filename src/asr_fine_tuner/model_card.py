@@ -163,7 +163,7 @@ def _results(results: TrainingResults) -> str:
         tables += [
             f"**{split.capitalize()}**, {role} ({scores.tuned.clips:,} clips, {results.data[split].hours:.2f} h):",
             _table(
-                ("", "base", "this model", "change"),
+                ("", "base", "this model", "relative change"),
                 (
                     (
                         METRIC_NAMES[metric],

@@ -160,7 +160,7 @@ def results_table(results: TrainingResults) -> Table:
     table = Table(title=f"{results.model_name}: error rates, lower is better")
     table.add_column("split")
     table.add_column("metric")
-    for heading in (results.model.id, "tuned", "change"):
+    for heading in (f"base ({results.model.id})", "tuned", "relative change"):
         table.add_column(heading, justify="right")
     for split, scores in results.splits.items():
         base = scores.base.rates() if scores.base else {}
