@@ -29,48 +29,55 @@ _DISTURBED_ATTEMPTS = 6
 
 @dataclass(frozen=True)
 class Jobs:
-    """The two jobs of a round, in a folder of their own. The artifact is the one in `artifact`."""
+    """The two jobs of a round, in a folder of their own. What is trained on is the artifact in `artifact`."""
 
     folder: Path
     artifact: Path
     steps: int
+    workers: int = 2
 
-    def command(self, job: str) -> list[str]:
-        caps = {"max_train_samples": 24, "max_eval_samples": 6}
-        parameters: dict[str, object] = {"model_id": DEMO / "model", **caps}
+    def parameters(self, job: str) -> dict[str, object]:
+        caps = {"model_id": DEMO / "model", "max_train_samples": 24, "max_eval_samples": 6}
         if job == "preprocess":
-            parameters |= {
+            return {
+                **caps,
                 "dataset_name": DEMO / "dataset",
                 "language_code": "it",
                 "artifact_name": "soak",
-                "num_workers": 2,
+                "num_workers": self.workers,
             }
-        else:
-            parameters |= {
-                "artifact_name": self.artifact,
-                "output_dir": self.folder / "run",
-                "max_steps": self.steps,
-                "warmup_steps": 1,
-                "train_batch_size": 4,
-                "eval_steps": 2,
-                "save_steps": 1,
-                "logging_steps": 1,
-                "evaluate_base": "false",
-                "max_sequence_length": 12,
-            }
-        return [sys.executable, "-m", f"jobs.{job}", *(f"--{name}={value}" for name, value in parameters.items())]
-
-    def start(self, job: str) -> subprocess.Popen[bytes]:
-        environment = {
-            **os.environ,
-            "HF_HOME": str(self.folder / "hf"),
-            "HF_HUB_OFFLINE": "1",
-            "WANDB_MODE": "disabled",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
+        return {
+            **caps,
+            "artifact_name": self.artifact,
+            "output_dir": self.folder / "run",
+            "max_steps": self.steps,
+            "warmup_steps": 1,
+            "train_batch_size": 4,
+            "eval_steps": 2,
+            "save_steps": 1,
+            "logging_steps": 1,
+            "evaluate_base": "false",
+            "max_sequence_length": 12,
         }
-        log = (self.folder / f"{job}.log").open("ab")
-        return subprocess.Popen(self.command(job), cwd=self.folder, env=environment, stdout=log, stderr=log)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"HF_HOME": str(self.folder / "hf"), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
+
+    def run(self, job: str, signal_after: float | None = None, number: int = signal.SIGKILL) -> int:
+        """Exit code of a job that gets the signal `number` after so many seconds, if it has not ended by then."""
+        flags = [f"--{name}={value}" for name, value in self.parameters(job).items()]
+        environment = {**os.environ, **self.environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        with (self.folder / f"{job}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", f"jobs.{job}", *flags], cwd=self.folder, env=environment, stdout=log, stderr=log
+            )
+        if signal_after is not None:
+            try:
+                return process.wait(signal_after)
+            except subprocess.TimeoutExpired:
+                process.send_signal(number)
+        return process.wait(120)
 
     @property
     def made(self) -> Path:
@@ -84,39 +91,31 @@ class Jobs:
         return {name: path.read_bytes() for name, path in files.items()}
 
 
-def undisturbed(folder: Path, steps: int) -> tuple[Jobs, Mapping[str, float]]:
-    """The jobs to compare with, and how many seconds each took."""
-    folder.mkdir()
-    jobs = Jobs(folder, Jobs(folder, folder, steps).made, steps)
+def undisturbed(jobs: Jobs) -> dict[str, float]:
+    """Run the jobs to compare with. Returns how many seconds each took."""
     seconds = {}
     for job in ("preprocess", "train"):
         began = time.monotonic()
-        if code := jobs.start(job).wait():
-            raise RuntimeError(f"{job} ended with {code} undisturbed; see {folder / job}.log")
+        if code := jobs.run(job):
+            raise RuntimeError(f"{job} ended with {code} undisturbed; see {jobs.folder / job}.log")
         seconds[job] = time.monotonic() - began
-    return jobs, seconds
+    return seconds
 
 
-def soak(folder: Path, reference: Jobs, seconds: Mapping[str, float], chance: random.Random) -> str:
+def soak(jobs: Jobs, reference: Jobs, seconds: Mapping[str, float], chance: random.Random) -> str:
     """One round. Returns what happened; raises AssertionError when a job ends as it must not."""
-    folder.mkdir()
-    jobs = Jobs(folder, reference.made, reference.steps)
     happened = []
     for job in ("preprocess", "train"):
         ends = []
         for attempt in range(_DISTURBED_ATTEMPTS + 1):
-            process = jobs.start(job)
-            disturbed = attempt < _DISTURBED_ATTEMPTS
-            if disturbed:
-                try:
-                    process.wait(chance.uniform(0.2, 1.0) * seconds[job])
-                except subprocess.TimeoutExpired:
-                    process.send_signal(chance.choice(_SIGNALS))
-            code = process.wait(120)
+            if disturbed := attempt < _DISTURBED_ATTEMPTS:
+                code = jobs.run(job, chance.uniform(0.2, 1.0) * seconds[job], chance.choice(_SIGNALS))
+            else:
+                code = jobs.run(job)
             ends.append(str(code))
             # SIGTERM before the job has its handler ends it as any process.
             expected = (0, -signal.SIGKILL, -signal.SIGTERM, _INTERRUPTED) if disturbed else (0,)
-            assert code in expected, f"{job} ended with {', '.join(ends)}; see {folder / job}.log"
+            assert code in expected, f"{job} ended with {', '.join(ends)}; see {jobs.folder / job}.log"
             if code == 0:
                 break
         happened.append(f"{job} {', '.join(ends)}")
@@ -128,6 +127,11 @@ def soak(folder: Path, reference: Jobs, seconds: Mapping[str, float], chance: ra
     return "; ".join(happened)
 
 
+def _jobs(folder: Path, steps: int, artifact: Path | None = None) -> Jobs:
+    folder.mkdir()
+    return Jobs(folder, artifact or Jobs(folder, folder, steps).made, steps)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Kill both jobs at random moments until they finish.")
     parser.add_argument("--rounds", type=int, default=20)
@@ -136,12 +140,14 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     failed = 0
     with tempfile.TemporaryDirectory(prefix="asr-soak-") as scratch:
-        reference, seconds = undisturbed(Path(scratch, "undisturbed"), given.steps)
+        reference = _jobs(Path(scratch, "undisturbed"), given.steps)
+        seconds = undisturbed(reference)
         print("undisturbed", json.dumps({job: round(taken, 1) for job, taken in seconds.items()}), flush=True)
         for number in range(1, given.rounds + 1):
             chance = random.Random(f"{given.seed} {number}")  # noqa: S311 - a round can be had again by its number
             try:
-                told = soak(Path(scratch, f"round-{number}"), reference, seconds, chance)
+                jobs = _jobs(Path(scratch, f"round-{number}"), given.steps, reference.made)
+                told = soak(jobs, reference, seconds, chance)
             except (AssertionError, subprocess.TimeoutExpired) as error:
                 failed += 1
                 told = f"FAILED {error}"
