@@ -170,6 +170,7 @@ class TestUnknownNames:
 
     def test_a_prefix_is_no_flag(self) -> None:
         assert refused("--max_train", "5").expected == "--max_train_samples"
+        assert refused("--dataset", "x").expected == "--dataset_name"
 
     @pytest.mark.parametrize(
         ("flag", "job", "other"), [("--max_steps", "preprocess", "train"), ("--text-column", "train", "preprocess")]
