@@ -56,7 +56,7 @@ ELSEWHERE = {
     "spec_augment": "test_fine_tuning.test_masks_lie_on_real_frames_and_only_while_training",
     "publish": "test_publish_job.test_a_finished_model_is_published_by_the_list",
     "private": "test_publish_job.test_a_private_model_is_private_and_may_quote_a_local_dataset",
-    "grace_period": "faults/test_stop.test_the_grace_time_is_the_one_asked_for",
+    "grace_period": "faults/test_interrupted.test_the_grace_time_is_the_one_asked_for",
     "resume": "test_training.test_a_folder_in_use_is_refused",
 }
 
