@@ -51,8 +51,8 @@ NOT_CUDA = grep -vE '^(nvidia-|cuda-|triton)'
 lock: $(VENV)/installed-dev ## write the requirements files anew, within the ranges of pyproject.toml
 	$(BIN)/pip install --quiet uv
 	mkdir -p build
-	$(COMPILE) | $(NOT_CUDA) > build/run.txt
 	$(COMPILE) --extra dev | $(NOT_CUDA) > build/dev.txt
+	$(COMPILE) --constraint build/dev.txt | $(NOT_CUDA) > build/run.txt
 	{ grep '^#' requirements.txt; cat build/run.txt; } > build/requirements.txt
 	{ grep '^#' requirements-dev.txt; echo '-r requirements.txt'; \
 	  LC_ALL=C sort build/run.txt > build/run.sorted; LC_ALL=C sort build/dev.txt | LC_ALL=C comm -13 build/run.sorted -; } \
