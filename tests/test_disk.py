@@ -1,99 +1,42 @@
-"""The disk estimate against the folders that a train job really writes."""
+"""Free space, by volume, and sizes in words."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import torch
-from tiny_training import changed, fine_tuning_of
-from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from asr_fine_tuner.checkpoints import checkpoint_folder
-from asr_fine_tuner.disk import DiskEstimate, bytes_below, existing_parent, free_bytes, on_one_volume, readable_size
-from asr_fine_tuner.memory import outline
-from asr_fine_tuner.parameters import TrainParameters
-from asr_fine_tuner.training import TrainResult
-from asr_fine_tuner.training_arguments import training_bytes
-
-# Besides weights and moments: the trainer's state, tokenizer, configurations, curves. None grows with the model.
-SMALL = 1 << 20
-
-
-@pytest.fixture
-def estimate(memorising: TrainParameters) -> DiskEstimate:
-    return DiskEstimate.of(outline(Path(memorising.model_id), memorising), transcript_bytes=1000)
-
-
-def test_folders_are_as_large_as_estimated(memorised: TrainResult, estimate: DiskEstimate) -> None:
-    run = memorised.model_dir.parent
-    assert 0 <= bytes_below(checkpoint_folder(run, 60)) - estimate.checkpoint < SMALL
-    assert 0 <= bytes_below(memorised.model_dir) - estimate.weights < SMALL
-    (best,) = run.glob("best-*")
-    assert 0 <= bytes_below(best) - estimate.weights < SMALL
-    assert bytes_below(run) < estimate.job
-
-
-def test_a_frozen_encoder_has_no_moments(parameters: TrainParameters) -> None:
-    frozen = changed(parameters, freeze_encoder=True, max_steps=1, save_steps=1)
-    fine_tuning = fine_tuning_of(frozen)
-    fine_tuning.train()
-    written = bytes_below(checkpoint_folder(fine_tuning.run.folder, 1))
-    model = Path(frozen.model_id)
-    estimated = DiskEstimate.of(outline(model, frozen), 0).checkpoint
-    assert 0 <= written - estimated < SMALL // 4
-    assert estimated < 0.9 * DiskEstimate.of(outline(model, parameters), 0).checkpoint
-
-
-def whisper(width: int, encoder: int, decoder: int, mels: int) -> WhisperForConditionalGeneration:
-    """The shapes of a checkpoint of OpenAI's."""
-    heads = {"encoder_attention_heads": width // 64, "decoder_attention_heads": width // 64}
-    layers = {"encoder_layers": encoder, "decoder_layers": decoder}
-    inner = {"encoder_ffn_dim": 4 * width, "decoder_ffn_dim": 4 * width}
-    with torch.device("meta"):
-        return WhisperForConditionalGeneration(
-            WhisperConfig(d_model=width, num_mel_bins=mels, **heads, **layers, **inner)
-        )
-
-
-@pytest.mark.parametrize(
-    ("name", "width", "encoder", "decoder", "mels"),
-    [
-        ("tiny", 384, 4, 4, 80),
-        ("base", 512, 6, 6, 80),
-        ("small", 768, 12, 12, 80),
-        ("medium", 1024, 24, 24, 80),
-        ("large-v3", 1280, 32, 32, 128),
-        ("large-v3-turbo", 1280, 32, 4, 128),
-    ],
-)
-def test_the_table_of_the_guide(name: str, width: int, encoder: int, decoder: int, mels: int) -> None:
-    guide = Path(__file__).parent.parent / "howto" / "operations.md"
-    (row,) = (line for line in guide.read_text().splitlines() if line.startswith(f"| whisper-{name} |"))
-    model = whisper(width, encoder, decoder, mels)
-    weights = sum(weight.numel() for weight in model.parameters())
-    kept, recomputed = (training_bytes(model, 16, "bf16", checkpointing=on) for on in (False, True))
-    sizes = (DiskEstimate.of(model, 0).job, kept, recomputed)
-    expected = [f"{weights / 1e6:.1f} M", *(readable_size(size) for size in sizes)]
-    assert [cell.strip() for cell in row.split("|")[2:-1]] == expected
-
-
-def test_the_formula_of_the_guide() -> None:
-    estimate = DiskEstimate.of(whisper(384, 4, 4, 80), transcript_bytes=1000)
-    weights, checkpoint = estimate.weights, estimate.checkpoint
-    assert estimate.job == 3 * checkpoint + 3 * weights + 12 * 1000 + (32 << 20)
-    assert 0.7 * estimate.job < estimate.rehearsal < 0.8 * estimate.job
+from asr_fine_tuner.disk import Shortage, bytes_below, existing_parent, free_bytes, readable_size, shortage
 
 
 def test_free_space_of_a_folder_yet_to_be_made(tmp_path: Path) -> None:
     wanted = tmp_path / "not" / "yet"
     assert existing_parent(wanted) == tmp_path
     assert free_bytes(wanted) > 0
-    assert on_one_volume(wanted, tmp_path)
-    assert not on_one_volume(tmp_path, Path("/proc"))
     assert bytes_below(wanted) == 0
 
 
-@pytest.mark.parametrize(("n_bytes", "text"), [(0, "0 MB"), (31_400_000, "31 MB"), (1_640_000_000, "1.6 GB")])
+def test_what_goes_to_one_volume_is_added_up(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert shortage([(one, 60), (two, 40)], lambda path: 100) is None
+    assert shortage([(one, 60), (two, 41)], lambda path: 100) == Shortage(one, 101, 100)
+    assert shortage([(one, 60), (Path("/proc"), 41)], lambda path: 60) is None
+    assert shortage([(one, 60), (Path("/proc"), 61)], lambda path: 60) == Shortage(Path("/proc"), 61, 60)
+    assert shortage([(one, free_bytes(one) << 1)]) is not None
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (89_000, "89 kB"),
+        (31_400_000, "31.4 MB"),
+        (999_600_000, "1 GB"),
+        (1_640_000_000, "1.64 GB"),
+        (74_100_000_000, "74.1 GB"),
+        (1_234_000_000_000, "1234 GB"),
+    ],
+)
 def test_sizes_are_readable(n_bytes: int, text: str) -> None:
     assert readable_size(n_bytes) == text

@@ -21,8 +21,8 @@ LAYERS = (
     # the ground: errors, parameters, files, how a job begins and ends
     ("errors",),
     ("stop", "parameters", "logs", "progress", "traffic", "cores"),
-    ("files", "locations", "command_line"),
-    ("outcome",),
+    ("files", "disk", "locations", "command_line"),
+    ("outcome", "platform_folders"),
     # what needs neither files nor network
     ("languages", "text", "normalizers", "truncation"),
     ("audio", "metrics"),
@@ -37,7 +37,7 @@ LAYERS = (
     ("artifact",),
     ("encoding", "summary"),
     ("shards",),
-    ("artifact_assembly",),
+    ("artifact_assembly", "artifact_size"),
     ("preprocessing",),
     # artifact -> batches -> trainer -> results -> published model
     ("batches", "checkpoints", "evaluation", "model_folder", "results", "tracking", "training_arguments"),
@@ -46,7 +46,7 @@ LAYERS = (
     ("fine_tuning",),
     ("training",),
     # the rehearsal of all that
-    ("disk", "checklist"),
+    ("run_size", "checklist"),
     ("memory", "rehearsal"),
     ("preflight_report",),
     ("preflighting",),

@@ -58,6 +58,10 @@ class ClipShard:
     def speakers(self) -> list[str | None]:
         return [clip.speaker for clip in self.clips]
 
+    def to_fetch(self) -> dict[str, int]:
+        files = {clip.audio.file for clip in self.clips if clip.audio is not None} if self.whole else ()
+        return {file.name: file.size for file in files if not self.tree.is_here(file)}
+
     def examples(self, rows: Sequence[int]) -> Iterator[Example]:
         clips = [self.clips[row] for row in rows]
         opened: tuple[StoredFile, IO[bytes]] | None = None

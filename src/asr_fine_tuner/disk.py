@@ -1,56 +1,20 @@
-"""How much disk a train job takes, and how much there is."""
+"""How much room there is on the volumes that a job writes to, and sizes in words."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from asr_fine_tuner.trainer import KEPT_CHECKPOINTS
-
-if TYPE_CHECKING:
-    from transformers import WhisperForConditionalGeneration
-
-_BYTES = 4  # of a float32: weights are trained and saved in it, whatever precision the arithmetic has
-_MOMENTS = 2  # that Adam keeps for each weight it trains
-# Tokenizer, configurations, logs, curves, and the state of the trainer in each checkpoint.
-_SMALL_FILES = 32 << 20
-# A transcript is kept as reference and prediction: while an evaluation runs, in the evaluations of base and tuned
-# model, beside the best weights, and in predictions.jsonl.
-_COPIES_OF_TRANSCRIPTS = 12
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class DiskEstimate:
-    """Bytes below `output_dir`.
+class Shortage(NamedTuple):
+    """A volume that cannot hold what goes there. folder: the first one on it; needed, free: bytes."""
 
-    weights: float32 weights once. checkpoint: the weights and Adam's two moments of those that are trained.
-    transcripts: the evaluations.
-    """
-
-    weights: int
-    checkpoint: int
-    transcripts: int
-
-    @classmethod
-    def of(cls, model: WhisperForConditionalGeneration, transcript_bytes: int) -> DiskEstimate:
-        """transcript_bytes: UTF-8 of the references of validation and test."""
-        weights = _BYTES * sum(weight.numel() for weight in model.parameters())
-        moments = _BYTES * _MOMENTS * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-        return cls(weights, weights + moments, _COPIES_OF_TRANSCRIPTS * transcript_bytes)
-
-    @property
-    def job(self) -> int:
-        """The checkpoints that are kept and one being staged, the best weights twice while a better one replaces them,
-        the finished model, evaluations and small files."""
-        return (KEPT_CHECKPOINTS + 1) * self.checkpoint + 3 * self.weights + self.transcripts + _SMALL_FILES
-
-    @property
-    def rehearsal(self) -> int:
-        """Two checkpoints, the best weights twice, the finished model."""
-        return 2 * self.checkpoint + 3 * self.weights + _SMALL_FILES
+    folder: Path
+    needed: int
+    free: int
 
 
 def existing_parent(path: Path) -> Path:
@@ -63,14 +27,27 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing_parent(path)).free
 
 
+def shortage(wanted: Sequence[tuple[Path, int]], free: Callable[[Path], int] = free_bytes) -> Shortage | None:
+    """The first volume that is too small for what is wanted on it, in bytes below folders; None when all fit."""
+    volumes: dict[int, tuple[Path, int]] = {}
+    for folder, n_bytes in wanted:
+        device = existing_parent(folder).stat().st_dev
+        first, sum_so_far = volumes.get(device, (folder, 0))
+        volumes[device] = first, sum_so_far + n_bytes
+    shortages = (Shortage(folder, n_bytes, free(folder)) for folder, n_bytes in volumes.values())
+    return next((short for short in shortages if short.needed > short.free), None)
+
+
 def bytes_below(folder: Path) -> int:
     """Bytes of the files below `folder`; 0 when there is none."""
     return sum(Path(root, name).lstat().st_size for root, _, names in os.walk(folder) for name in names)
 
 
-def on_one_volume(one: Path, other: Path) -> bool:
-    return existing_parent(one).stat().st_dev == existing_parent(other).stat().st_dev
-
-
 def readable_size(n_bytes: float) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+    """Three digits at most: `999 bytes`, `31 MB`, `1.64 GB`, `74.1 GB`."""
+    size = float(n_bytes)
+    for unit in ("bytes", "kB", "MB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB" if size < 999.5 else f"{size:.0f} GB"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,10 @@ class Shard(Protocol):
 
     def speakers(self) -> list[str | None]:
         """The speaker of each example, `[n_examples]`, read without fetching audio."""
+        ...
+
+    def to_fetch(self) -> Mapping[str, int]:
+        """Name -> bytes of the files that come into the cache before the examples can be read."""
         ...
 
     def examples(self, rows: Sequence[int]) -> Iterator[Example]:

@@ -56,6 +56,10 @@ class FileTree(Protocol):
         """Open a file that will be read to its end, here or by others; a remote one is fetched into the cache."""
         ...
 
+    def is_here(self, file: StoredFile) -> bool:
+        """Whether it can be read without the network."""
+        ...
+
     def revision(self, names: Iterable[str]) -> str:
         """What pins the content of the files `names`."""
         ...
@@ -86,6 +90,9 @@ class LocalFolder:
 
     open_whole = open_part
 
+    def is_here(self, file: StoredFile) -> bool:  # noqa: ARG002  all are
+        return True
+
     def revision(self, names: Iterable[str]) -> str:
         return content_hash(self, names)
 
@@ -115,6 +122,9 @@ class ZipArchive:
         return ZipArchive, (self.path,)
 
     open_whole = open_part
+
+    def is_here(self, file: StoredFile) -> bool:  # noqa: ARG002  all are
+        return True
 
     def revision(self, names: Iterable[str]) -> str:
         return content_hash(self, names)
@@ -151,6 +161,9 @@ class Subtree:
 
     def open_whole(self, file: StoredFile) -> IO[bytes]:
         return self.tree.open_whole(self._outside(file))
+
+    def is_here(self, file: StoredFile) -> bool:
+        return self.tree.is_here(self._outside(file))
 
     def revision(self, names: Iterable[str]) -> str:
         return content_hash(self, names)

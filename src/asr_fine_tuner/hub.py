@@ -41,6 +41,7 @@ __all__ = [
     "UploadedModel",
     "WeightsToFetch",
     "bytes_fetched",
+    "cache_folder",
     "check_write_access",
     "download_model",
     "is_public_dataset",
@@ -83,6 +84,9 @@ class HubTree:
 
     def open_whole(self, file: StoredFile) -> IO[bytes]:
         return _download_dataset_file(self.repo_id, self.commit, file.name).open("rb")
+
+    def is_here(self, file: StoredFile) -> bool:
+        return self._cached(file) is not None
 
     def revision(self, names: Iterable[str]) -> str:  # noqa: ARG002  a commit pins every file
         return self.commit
@@ -148,6 +152,13 @@ def download_model(model_id: str, revision: str | None, *, weights: bool) -> Mod
     return ModelFiles(folder, revision, licence_in(folder / CARD_FILE))
 
 
+def cache_folder() -> Path:
+    """Where downloads are kept, below HF_HOME."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
 class WeightsToFetch(NamedTuple):
     """What has to be downloaded before a model can be loaded. folder: the cache it goes to."""
 
@@ -160,10 +171,10 @@ def weights_to_fetch(model_id: str, model: ModelFiles) -> WeightsToFetch:
 
     Raises PermanentError where it has weights only as pickles.
     """
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
-    cache = Path(constants.HF_HUB_CACHE)
+    cache = cache_folder()
     if Path(model_id).is_dir():
         refuse_without_weights(model_id, {path.name for path in model.folder.iterdir()})
         return WeightsToFetch(cache, 0)

@@ -56,6 +56,9 @@ class ParquetShard:
         values = column.column(0).slice(self.first, self.n_examples).to_pylist()
         return [None if value is None else str(value) for value in values]
 
+    def to_fetch(self) -> dict[str, int]:
+        return {self.file.name: self.file.size} if self.whole and not self.tree.is_here(self.file) else {}
+
     def examples(self, rows: Sequence[int]) -> Iterator[Example]:
         if not rows:
             return

@@ -11,7 +11,7 @@ from asr_fine_tuner import hub
 from asr_fine_tuner.artifact import SPLITS
 from asr_fine_tuner.checklist import Checklist, Found, NotChecked, needed
 from asr_fine_tuner.checkpoints import step_of
-from asr_fine_tuner.disk import DiskEstimate, bytes_below, existing_parent, free_bytes, on_one_volume, readable_size
+from asr_fine_tuner.disk import bytes_below, existing_parent, free_bytes, readable_size, shortage
 from asr_fine_tuner.encoding import model_format
 from asr_fine_tuner.errors import InterruptedJob, PermanentError
 from asr_fine_tuner.files import exclusive
@@ -22,6 +22,7 @@ from asr_fine_tuner.parameters import TrainParameters, default_model_name
 from asr_fine_tuner.preflight_report import CHECKS, PreflightReport
 from asr_fine_tuner.rehearsal import Pace, rehearse
 from asr_fine_tuner.run_folder import RunFolder
+from asr_fine_tuner.run_size import DiskEstimate
 from asr_fine_tuner.tracking import check_tracking
 from asr_fine_tuner.training import run_folder, run_identity
 from asr_fine_tuner.training_input import TrainingInput, check_fits, open_artifact
@@ -160,15 +161,13 @@ class _Examination:
         here = run.folder.folder
         wanted = max(0, estimate.job - bytes_below(here))
         download, cache = model.to_fetch.n_bytes, model.to_fetch.folder
-        volumes = {here: wanted + download} if on_one_volume(here, cache) else {here: wanted, cache: download}
         told = f"{readable_size(wanted)} for checkpoints and models, {readable_size(download)} to download"
-        for folder, n_bytes in volumes.items():
-            if n_bytes > self._free(folder):
-                raise PermanentError(
-                    given=f"{readable_size(self._free(folder))} free at {folder}",
-                    expected=f"{readable_size(n_bytes)}: {told}",
-                    action="free space, or point --output_dir or HF_HOME at a larger volume",
-                )
+        if short := shortage([(here, wanted), (cache, download)], self._free):
+            raise PermanentError(
+                given=f"{readable_size(short.free)} free at {short.folder}",
+                expected=f"{readable_size(short.needed)}: {told}",
+                action="free space, or point --output_dir or HF_HOME at a larger volume",
+            )
         return Found(f"{told}; {readable_size(self._free(here))} free at {here}", estimate)
 
     def _check_memory(self) -> Found[MemoryPlan]:

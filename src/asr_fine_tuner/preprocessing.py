@@ -11,6 +11,7 @@ from pathlib import Path
 from asr_fine_tuner import hub
 from asr_fine_tuner.artifact import SPLITS
 from asr_fine_tuner.artifact_assembly import assemble, recorded_versions, refuse_too_many_rejected
+from asr_fine_tuner.artifact_size import check_room
 from asr_fine_tuner.cores import usable_cores
 from asr_fine_tuner.dataset import DatasetPlan, resolve_dataset
 from asr_fine_tuner.encoding import EncoderSettings, model_format, shared_encoder
@@ -133,7 +134,7 @@ def preprocess(parameters: PreprocessParameters) -> PreprocessResult:
             raise _name_is_taken(name, existing, model, origin, encoding)
         else:
             work = _working_folder(home.partial, _identity_of_work(identity_of(model, origin, encoding), plan))
-            bytes_fetched += _encode(plan, work, settings, parameters.num_workers or usable_cores())
+            bytes_fetched += _encode(plan, work, settings, model, parameters.num_workers or usable_cores())
             manifest = assemble(
                 work,
                 plan,
@@ -232,7 +233,9 @@ def _working_folder(partial: Path, identity: str) -> WorkingFolder:
     return work
 
 
-def _encode(plan: DatasetPlan, work: WorkingFolder, settings: EncoderSettings, num_workers: int) -> int:
+def _encode(
+    plan: DatasetPlan, work: WorkingFolder, settings: EncoderSettings, model: ModelFormat, num_workers: int
+) -> int:
     """Encode the shards that are not there yet; returns the bytes fetched."""
     tasks = [ShardTask(index, shard, work, settings) for index, shard in enumerate(plan.shards)]
     with progress_bar("preprocess", sum(plan.n_examples.values()), "clips") as bar:
@@ -244,6 +247,8 @@ def _encode(plan: DatasetPlan, work: WorkingFolder, settings: EncoderSettings, n
                 pending.append(task)
         if len(pending) < len(tasks):
             logger.info("%d of %d shards are finished already", len(tasks) - len(pending), len(tasks))
+        if pending:
+            check_room([task.plan for task in pending], settings, model, work.artifact, hub.cache_folder())
         return encode_shards(pending, num_workers, lambda record: bar.advance(record.n_examples))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import tiny
+from conftest import JobRun
 from tiny_training import changed, given_of, weights_of
 from warm_jobs import Disturbance, WarmJobs
 
@@ -60,20 +61,37 @@ def test_train(jobs: WarmJobs, short: TrainParameters, tmp_path: Path) -> None:
     assert weights_of(run / "model") == weights_of(Path(straight.result["model_dir"]))
 
 
-def test_a_volume_without_room(short: TrainParameters, job_env: dict[str, str], tmp_path: Path) -> None:
-    """A real file system that is full, which tells it in other words than a limit does: room for the best weights."""
+def run_on_small_volume(
+    volume: Path, size: str, job: str, given: Mapping[str, object], env: Mapping[str, str]
+) -> tuple[JobRun, list[str]]:
+    """Run a job while `volume` is a file system of a `size` in mount's words; also the files that it leaves there."""
     in_a_namespace = ["unshare", "--user", "--map-root-user", "--mount"]
     if subprocess.run([*in_a_namespace, "mount", "-t", "tmpfs", "none", "/mnt"], check=False).returncode:
         pytest.skip("mounting a tmpfs is not permitted here")
-    run = tmp_path / "run"
-    run.mkdir()
-    flags = [f"--{name}={value}" for name, value in given_of(short).items()]
-    script = 'mount -t tmpfs -o size=1500k none "$0" && "$@"; code=$?; ls "$0"; exit $code'
-    command = [*in_a_namespace, "sh", "-c", script, str(run), sys.executable, "-m", "jobs.train", *flags]
-    ended = subprocess.run(command, cwd=tmp_path, env=job_env, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2, ended.stderr
+    volume.mkdir()
+    script = 'mount -t tmpfs -o size="$1" none "$0" && shift && "$@"; code=$?; find "$0" -printf "%f\\n"; exit $code'
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    command = [*in_a_namespace, "sh", "-c", script, str(volume), size, sys.executable, "-m", f"jobs.{job}", *flags]
+    ended = subprocess.run(command, cwd=volume.parent, env=env, capture_output=True, text=True, check=False)
     result, *left = ended.stdout.splitlines()
-    assert f"cannot write to {run}" in json.loads(result)["error"]["given"]
+    assert not list(volume.iterdir())
+    return JobRun(ended.returncode, result, ended.stderr), left
+
+
+def test_a_volume_too_small_for_an_artifact_is_found_before_it_is_made(job_env: dict[str, str], tmp_path: Path) -> None:
+    given = tiny.preprocess_flags(num_workers=1, artifact_name="made")
+    run, left = run_on_small_volume(tmp_path / "hf", "900k", "preprocess", given, job_env)
+    assert run.returncode == 2, run.stderr
+    assert f"free at {tmp_path / 'hf'}" in run.result["error"]["given"]
+    assert "for the artifact" in run.result["error"]["expected"]
+    assert not [name for name in left if ".arrow" in name]
+
+
+def test_a_volume_without_room(short: TrainParameters, job_env: dict[str, str], tmp_path: Path) -> None:
+    """A real file system that is full, which tells it in other words than a limit does: room for the best weights."""
+    run = tmp_path / "run"
+    ended, left = run_on_small_volume(run, "1500k", "train", given_of(short), job_env)
+    assert ended.returncode == 2, ended.stderr
+    assert f"cannot write to {run}" in ended.result["error"]["given"]
     assert "best-1" in left
     assert "checkpoint-1" not in left
-    assert not list(run.iterdir())
