@@ -74,6 +74,21 @@ def read_parameters(kind: type[P], program: str, argv: Sequence[str]) -> P:
     return kind(**values)
 
 
+def parameters_from(kind: type[P], given: Mapping[str, object]) -> P:
+    """Parameters by name, as functions that a platform calls are given them.
+
+    Raises:
+        PermanentError: a parameter is unknown, missing or out of its range.
+    """
+    for name in given:
+        if name not in kind.model_fields:
+            raise _unknown(name, name, kind)
+    try:
+        return kind.model_validate(dict(given))
+    except ValidationError as error:
+        raise _explained(error, kind, given, {}) from None
+
+
 @dataclass(frozen=True, slots=True)
 class ParameterHelp:
     """What `--help` and the README tell of one parameter."""

@@ -40,41 +40,40 @@ def run_job(
 
     on_refused: makes the result when the parameters are wrong, which otherwise is told as any failure.
     """
-    # OpenMP's threads spin while they wait, unless told so before torch is loaded: where another process wants a core,
-    # two spinning threads took 4 to 7 times as long for a training step as two that sleep.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    def work() -> JobResult:
+        try:
+            # Help is for people: it goes where they expect it.
+            with contextlib.redirect_stdout(sys.__stdout__ or sys.stderr):
+                parameters = read_parameters(kind, f"python -m jobs.{job}", argv)
+        except PermanentError as error:
+            if on_refused is None:
+                raise
+            return on_refused(error)
+        allow_grace(parameters.grace_period)
+        return run(parameters)
+
     # The libraries print to stdout here and there; the last line of stdout has to be ours.
     with output_on_stderr():
-        code, outcome = _outcome(job, kind, run, argv, on_refused)
+        code, outcome = outcome_of(job, work)
     _print_last_line(job, outcome, code)
     return int(code)
 
 
-def _outcome(
-    job: str,
-    kind: type[P],
-    run: Callable[[P], JobResult],
-    argv: Sequence[str],
-    on_refused: Callable[[PermanentError], JobResult] | None,
-) -> tuple[ExitCode, Mapping[str, object]]:
+def outcome_of(job: str, work: Callable[[], JobResult]) -> tuple[ExitCode, Mapping[str, object]]:
+    """Do the work of a job: signals ask it to stop, and what it returns or raises becomes an exit code and an outcome
+    with `status`, and where it failed `error`."""
+
     def grace_is_over() -> None:
         logger.error("%s stopped: the grace time is over; what was finished is kept", job)
         _print_last_line(job, {"status": "interrupted"}, ExitCode.INTERRUPTED)
 
+    # OpenMP's threads spin while they wait, unless told so before torch is loaded: where another process wants a core,
+    # two spinning threads took 4 to 7 times as long for a training step as two that sleep.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with stop_on_signals(grace_is_over):
-            try:
-                # Help is for people: it goes where they expect it.
-                with contextlib.redirect_stdout(sys.__stdout__ or sys.stderr):
-                    parameters = read_parameters(kind, f"python -m jobs.{job}", argv)
-            except PermanentError as error:
-                if on_refused is None:
-                    raise
-                result = on_refused(error)
-            else:
-                allow_grace(parameters.grace_period)
-                result = run(parameters)
-            outcome = {"status": "done", **result.as_json()}
+            outcome = {"status": "done", **work().as_json()}
             return ExitCode(cast("int", outcome.get("exit_code", ExitCode.DONE))), outcome
     except JobError as error:
         return _failed(job, error)

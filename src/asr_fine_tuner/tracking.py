@@ -198,6 +198,30 @@ class NoTracker:
         pass
 
 
+class Trackers:
+    """Several trackers, told the same."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self._trackers = trackers
+
+    @property
+    def url(self) -> str | None:
+        return next((tracker.url for tracker in self._trackers if tracker.url), None)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        for tracker in self._trackers:
+            tracker.log(metrics, step)
+
+    def log_predictions(self, step: int, rows: Iterable[SamplePrediction]) -> None:
+        rows = list(rows)
+        for tracker in self._trackers:
+            tracker.log_predictions(step, rows)
+
+    def finish(self, summary: Mapping[str, float | int | str | None], exit_code: int) -> None:
+        for tracker in self._trackers:
+            tracker.finish(summary, exit_code)
+
+
 class _WandbTracker:
     def __init__(self, run: wandb.Run) -> None:
         self._run = run
