@@ -66,7 +66,7 @@ class LabelEncoder:
         # The tokenizer's own split_special_tokens leaves timestamps whole; cut within the marker, nothing matches.
         ids: list[int] = []
         for part in _INSIDE_MARKER.split(text):
-            ids += self.tokenizer(part, add_special_tokens=False).input_ids
+            ids += self.tokenizer.backend_tokenizer.encode(part, add_special_tokens=False).ids
         return list(self.tokenizer.build_inputs_with_special_tokens(ids))
 
     def decode(self, ids: Sequence[int]) -> str:
