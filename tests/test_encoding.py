@@ -11,11 +11,12 @@ import pytest
 import speech
 import tiny
 
-from asr_fine_tuner.encoding import ClipEncoder, ClipRejected, EncoderSettings, model_format
+from asr_fine_tuner.encoding import ClipEncoder, EncoderSettings, model_format
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.examples import Example
 from asr_fine_tuner.features import LogMelExtractor
 from asr_fine_tuner.labels import LabelEncoder
+from asr_fine_tuner.rejection import ClipRejected
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,26 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr_fine_tuner.artifact import Clip
-from asr_fine_tuner.audio import AudioRejected, decode
+from asr_fine_tuner.audio import decode
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.examples import Example
 from asr_fine_tuner.features import LogMelExtractor
 from asr_fine_tuner.labels import LabelEncoder, is_multilingual, tokenizer_sha256
 from asr_fine_tuner.manifest import ModelFormat
-from asr_fine_tuner.text import TranscriptRejected, clean_transcript
-
-
-class ClipRejected(Exception):
-    """An example that cannot be learned from.
-
-    reason: stable, what rejections are counted by (`too_long`, `truncated`, `empty_text`, ...).
-    detail: what was found, for a person.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
+from asr_fine_tuner.rejection import ClipRejected
+from asr_fine_tuner.text import clean_transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +44,12 @@ class ClipEncoder:
         Raises:
             ClipRejected: the transcript, the audio, its duration or the number of labels does not fit.
         """
-        try:
-            text = clean_transcript(example.text)
-            labels = self._encode_labels(text)
-            if example.audio is None:
-                missing = example.missing
-                raise ClipRejected("no_audio", f"{missing} is not there" if missing else "the row has no audio bytes")
-            audio = decode(example.audio, self._extractor.sampling_rate, self._settings.max_duration)
-        except (AudioRejected, TranscriptRejected) as rejection:
-            raise ClipRejected(rejection.reason, rejection.detail) from None
+        text = clean_transcript(example.text)
+        labels = self._encode_labels(text)
+        if example.audio is None:
+            missing = example.missing
+            raise ClipRejected("no_audio", f"{missing} is not there" if missing else "the row has no audio bytes")
+        audio = decode(example.audio, self._extractor.sampling_rate, self._settings.max_duration)
         seconds = len(audio) / self._extractor.sampling_rate
         if seconds < self._settings.min_duration:
             raise ClipRejected("too_short", f"{seconds:.2f} s, at least {self._settings.min_duration} s asked for")

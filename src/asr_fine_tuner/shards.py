@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from asr_fine_tuner import hub
 from asr_fine_tuner.artifact import ClipWriter
 from asr_fine_tuner.dataset import ShardPlan
-from asr_fine_tuner.encoding import ClipEncoder, ClipRejected, EncoderSettings, shared_encoder
+from asr_fine_tuner.encoding import ClipEncoder, EncoderSettings, shared_encoder
 from asr_fine_tuner.errors import ExitCode, TransientError
 from asr_fine_tuner.files import (
     canonical_json,
@@ -32,6 +32,7 @@ from asr_fine_tuner.files import (
 )
 from asr_fine_tuner.logs import redact_stderr
 from asr_fine_tuner.manifest import MANIFEST_NAME
+from asr_fine_tuner.rejection import ClipRejected
 from asr_fine_tuner.stop import raise_if_stopped, share_stop, stop_requested
 
 logger = logging.getLogger(__name__)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from asr_fine_tuner.rejection import ClipRejected
+
 _INVISIBLE = (
     0x00AD,  # soft hyphen
     0x061C,  # Arabic letter mark, the first of the bidirectional controls
@@ -19,20 +21,8 @@ _SURROGATES = range(0xD800, 0xE000)  # alone they cannot be encoded as UTF-8, wh
 _REMOVED = dict.fromkeys((*_INVISIBLE, *_CONTROLS, *_SURROGATES))
 
 
-class TranscriptRejected(Exception):
-    """A transcript that nothing can be learned from.
-
-    reason: `empty_text` or `punctuation_only`, stable, what rejections are counted by.
-    detail: what was found, for a person.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
+class TranscriptRejected(ClipRejected):
+    """A transcript that is `empty_text` or `punctuation_only`."""
 
 
 def clean_transcript(text: str | None) -> str:
