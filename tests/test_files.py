@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ from asr_fine_tuner.files import (
     exclusive,
     hashes_below,
     mismatches,
+    rename_folder,
     sha256_of,
     sha256_of_json,
     write_atomically,
@@ -113,3 +116,27 @@ class TestExclusive:
         assert subprocess.run([sys.executable, "-c", script, lock], check=False).returncode == 9
         with exclusive(lock, what="the artifact"):
             pass
+
+
+def test_where_folders_cannot_be_renamed_their_files_are_and_the_last_one_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "staging", tmp_path / "checkpoint"
+    (source / "deeper").mkdir(parents=True)
+    for name in ("complete.json", "a.bin", "z.bin", "deeper/state.json"):
+        (source / name).write_text(name)
+    moved, replace = [], os.replace
+
+    def refuse_folders(old: Path, new: Path) -> None:
+        if old.is_dir():
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        moved.append(new.relative_to(target).as_posix())
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", refuse_folders)
+    rename_folder(source, target, last="complete.json")
+
+    assert sorted(moved) == ["a.bin", "complete.json", "deeper/state.json", "z.bin"]
+    assert moved[-1] == "complete.json"
+    assert all((target / name).read_text() == name for name in moved)
+    assert not source.exists()

@@ -15,6 +15,7 @@ from asr_fine_tuner.files import (
     full_disk_explained,
     hashes_below,
     mismatches,
+    rename_folder,
     sync_folder,
     sync_tree,
     write_atomically,
@@ -46,7 +47,7 @@ def sealed(folder: Path, bytes_needed: int | None = None) -> Iterator[Path]:
         raise
     if folder.exists():
         shutil.rmtree(folder)
-    staging.replace(folder)
+    rename_folder(staging, folder, last=SEAL_NAME)
     sync_folder(folder.parent)
 
 

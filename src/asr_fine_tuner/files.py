@@ -21,6 +21,8 @@ from asr_fine_tuner.errors import PermanentError, TransientError
 # hashlib lets go of the interpreter lock: a few threads keep a disk or a network volume busy.
 FILES_HASHED_AT_ONCE = 4
 _BLOCK = 1 << 20  # bytes hashed at a time
+# What Cloud Storage FUSE and its like answer when a folder is to be renamed: object stores have no folders.
+_FOLDERS_STAY = (errno.EMFILE, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def sha256_of_stream(stream: IO[bytes]) -> str:
@@ -56,6 +58,23 @@ def write_atomically(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     staged.replace(path)
     sync_folder(path.parent)
+
+
+def rename_folder(folder: Path, target: Path, last: str | None = None) -> None:
+    """Rename a folder, or where folders cannot be renamed its files one by one, the file `last` after all others.
+
+    target: absent, or an empty folder.
+    """
+    try:
+        folder.replace(target)
+    except OSError as error:
+        if error.errno not in _FOLDERS_STAY:
+            raise
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        for name in sorted(names, key=lambda name: name == last):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).replace(target / name)
+        shutil.rmtree(folder)
 
 
 def sync_folder(folder: Path) -> None:

@@ -28,6 +28,7 @@ from asr_fine_tuner.best_weights import BestWeights
 from asr_fine_tuner.checkpoints import checkpoint_folder, remove_older, sealed
 from asr_fine_tuner.errors import InterruptedJob, PermanentError
 from asr_fine_tuner.evaluation import Evaluation, generation_limit
+from asr_fine_tuner.files import rename_folder
 from asr_fine_tuner.labels import LabelEncoder
 from asr_fine_tuner.metrics import error_rate_metric
 from asr_fine_tuner.progress import progress_bar
@@ -301,7 +302,7 @@ class WhisperTrainer(Seq2SeqTrainer):
             self._saving_to = staging.with_name(f"{staging.name}.parent")
             try:
                 super()._save_checkpoint(model, trial)
-                (self._saving_to / target.name).replace(staging)
+                rename_folder(self._saving_to / target.name, staging)
             finally:
                 shutil.rmtree(self._saving_to, ignore_errors=True)
                 self._saving_to = None

@@ -20,6 +20,7 @@ from asr_fine_tuner.manifest import Manifest, ModelFormat
 from asr_fine_tuner.model_card import write_model_card
 from asr_fine_tuner.model_folder import CURVES_NAME, RESULTS_NAME, published_files
 from asr_fine_tuner.parameters import TrainParameters, default_model_name
+from asr_fine_tuner.platform_folders import platform_folders
 from asr_fine_tuner.results import TrainingResults, read_results, results_table
 from asr_fine_tuner.run_folder import Identity, RunFolder, run_id
 from asr_fine_tuner.stop import raise_if_stopped
@@ -114,6 +115,8 @@ def train(parameters: TrainParameters) -> TrainResult:
         results = replace(read_results(run.model / RESULTS_NAME), model_name=model_name)
         _write_card(run, results, repo_id or model_name, model.licence)
         Console(stderr=True).print(results_table(results))
+        if parameters.output_dir is None and (platform := platform_folders()):
+            platform.collect(run.model, published_files(run.model, with_transcripts=True))
         published = _publish(run, source, parameters, repo_id)
     return TrainResult(
         model_dir=run.model,
@@ -133,7 +136,10 @@ def train(parameters: TrainParameters) -> TrainResult:
 
 
 def run_folder(parameters: TrainParameters, model_name: str) -> RunFolder:
-    return RunFolder(Path(parameters.output_dir or Path("outputs", model_name)))
+    if parameters.output_dir is not None:
+        return RunFolder(Path(parameters.output_dir))
+    platform = platform_folders()
+    return RunFolder((platform.runs if platform else Path("outputs")) / model_name)
 
 
 def run_identity(artifact: Manifest, model: ModelFormat, parameters: TrainParameters) -> Identity:
