@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asr_fine_tuner.command_line import read_parameters
+from asr_fine_tuner.command_line import parameters_from, read_parameters
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.parameters import JobParameters, PreprocessParameters, TrainParameters
 
@@ -251,3 +251,25 @@ class TestInvalidValues:
             read_parameters(PreprocessParameters, "job", [])
         assert caught.value.given == "no dataset_name; no language_code"
         assert "--language_code TEXT" in caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"max_step": 3}, ("unknown parameter max_step", "--max_steps")),
+        ({"overwrite": True}, ("unknown parameter overwrite", "a parameter of this job")),
+        ({"hf_token": "x"}, ("hf_token as a parameter", "HF_TOKEN")),
+        ({"max_steps": "many"}, ("--max_steps: 'many'", "a valid integer")),
+    ],
+)
+def test_parameters_by_name_are_refused_as_flags_are(given: dict[str, object], told: tuple[str, str]) -> None:
+    with pytest.raises(PermanentError) as caught:
+        parameters_from(TrainParameters, given)
+    assert told[0] in caught.value.given
+    assert told[1] in caught.value.expected
+
+
+def test_parameters_by_name_come_from_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASR_MAX_STEPS", "7")
+    given = parameters_from(TrainParameters, {"learning_rate": "2e-5", "artifact_name": None})
+    assert (given.max_steps, given.learning_rate, given.artifact_name) == (5000, 2e-5, None)

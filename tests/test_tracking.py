@@ -9,15 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from loopback.wandb import API_KEY, LoopbackWandb
 from wandb_log import LoggedRun, read_run
 
-from asr_fine_tuner import tracking
-from asr_fine_tuner.tracking import SamplePrediction, Tracker, start_tracking
+from asr_fine_tuner.tracking import SamplePrediction, Tracker, Trackers, start_tracking
 
 CANARY = "0123456789abcdef0123456789abcdef01234567"
 ROWS = [
@@ -121,7 +120,7 @@ def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_an_unreachable_server_leaves_an_offline_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "_INIT_SECONDS", 2.0)
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", CANARY)
     with caplog.at_level(logging.INFO):
@@ -138,7 +137,7 @@ def test_an_unreachable_server_leaves_an_offline_run(
 
 def test_a_key_that_is_none_leaves_an_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracking, "_INIT_SECONDS", 2.0)
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
     monkeypatch.setenv("WANDB_API_KEY", "short")
     _start(tmp_path).finish({}, exit_code=0)
     assert _logged(tmp_path).exit_code == 0
@@ -221,7 +220,7 @@ def test_a_continued_job_continues_its_run(tmp_path: Path, server: LoopbackWandb
 def test_a_server_that_goes_away_costs_a_bounded_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "_FINISH_SECONDS", 2.0)
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "2")
     monkeypatch.setenv("WANDB_API_KEY", API_KEY)
     with LoopbackWandb() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
@@ -234,3 +233,31 @@ def test_a_server_that_goes_away_costs_a_bounded_time(
     assert "wandb sync" in caplog.text
     (log,) = tmp_path.glob("wandb/run-*/run-*.wandb")
     assert read_run(log).history[0]["train/loss"] == 1.0
+
+
+class _Kept:
+    """A tracker that keeps what it is told."""
+
+    def __init__(self, url: str | None) -> None:
+        self.url = url
+        self.told: list[tuple[object, ...]] = []
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.told.append((dict(metrics), step))
+
+    def log_predictions(self, step: int, rows: Iterable[SamplePrediction]) -> None:
+        self.told.append((step, list(rows)))
+
+    def finish(self, summary: Mapping[str, float | int | str | None], exit_code: int) -> None:
+        self.told.append((dict(summary), exit_code))
+
+
+def test_several_trackers_are_told_the_same() -> None:
+    kept = [_Kept(None), _Kept("https://a"), _Kept("https://b")]
+    trackers: Tracker = Trackers(*kept)
+    trackers.log({"train/loss": 2.0}, 1)
+    trackers.log_predictions(1, iter(ROWS))
+    trackers.finish({"test_tuned_wer": 0.5}, 0)
+    assert trackers.url == "https://a"
+    for tracker in kept:
+        assert tracker.told == [({"train/loss": 2.0}, 1), (1, ROWS), ({"test_tuned_wer": 0.5}, 0)]

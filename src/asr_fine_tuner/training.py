@@ -24,7 +24,7 @@ from asr_fine_tuner.platform_folders import platform_folders
 from asr_fine_tuner.results import TrainingResults, read_results, results_table
 from asr_fine_tuner.run_folder import Identity, RunFolder, run_id
 from asr_fine_tuner.stop import raise_if_stopped
-from asr_fine_tuner.tracking import start_tracking
+from asr_fine_tuner.tracking import Tracker, Trackers, start_tracking
 from asr_fine_tuner.training_input import TrainingInput, check_fits, open_artifact
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class TrainResult:
         return {**asdict(self), "model_dir": str(self.model_dir)}
 
 
-def train(parameters: TrainParameters) -> TrainResult:
+def train(parameters: TrainParameters, tracker: Tracker | None = None) -> TrainResult:
     """Fine-tune Whisper on an artifact of `preprocess`, evaluate it against the base model, save it, publish it.
 
     Runs for `max_steps` optimizer steps, evaluates on validation every `eval_steps`, keeps the weights with the lowest
@@ -86,6 +86,8 @@ def train(parameters: TrainParameters) -> TrainResult:
     `model_dir` holds safetensors, configuration, tokenizer and processor, `results.json`, `predictions.jsonl`,
     `training_curves.png` and the model card. Called again with the same parameters it continues from the newest
     complete checkpoint, and once finished only publishes.
+
+    tracker: told the run's numbers while it trains, beside Weights & Biases.
 
     Raises:
         PermanentError: artifact, model and parameters do not fit, HF_TOKEN may not write, or the loss is not finite.
@@ -108,7 +110,7 @@ def train(parameters: TrainParameters) -> TrainResult:
         tracking_url = None
         trained = not run.is_finished()
         if trained:
-            tracking_url = _fine_tune(run, source, parameters, model_name, identity, made_of.revision)
+            tracking_url = _fine_tune(run, source, parameters, model_name, identity, made_of.revision, tracker)
         else:
             logger.info("the model in %s is finished already", run.model)
         # A finished run may be published under another name than it was made for.
@@ -160,10 +162,12 @@ def _fine_tune(
     model_name: str,
     identity: Identity,
     model_revision: str,
+    also: Tracker | None,
 ) -> str | None:
     """Train, and write the finished model; returns where the run can be seen.
 
     model_revision: of the base model; the branch that was asked for can have moved since it was looked up.
+    also: is told what W&B is told.
     """
     manifest = source.manifest
     weights = hub.download_model(parameters.model_id, model_revision, weights=True)
@@ -180,6 +184,8 @@ def _fine_tune(
         },
         directory=run.folder,
     )
+    if also is not None:
+        tracker = Trackers(tracker, also)
     code = ExitCode.BUG
     summary: dict[str, float | int | str | None] = {}
     try:
