@@ -18,9 +18,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_PROJECT = "asr-fine-tuner"
 
-_LOGIN_SECONDS = 10.0
-_INIT_SECONDS = 20.0
-_FINISH_SECONDS = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
+# Seconds that a server which is away may keep the job. What is not uploaded by the end stays on disk for `wandb sync`.
+_PATIENCE = {"login": 10.0, "init": 20.0, "finish": 60.0}
 _STEP = "step"
 
 
@@ -66,8 +65,9 @@ def start_tracking(
 
     Only the parameters and the summary given here are recorded, with loss curves and the use of the hardware: no
     source code, no command line, no host or user name, no console output. `WANDB_RUN_ID`, `WANDB_NAME`,
-    `WANDB_PROJECT` and `WANDB_DIR` win over what is given. When the server cannot be reached within half a minute the
-    run is kept offline, in a folder below `directory` that `wandb sync` uploads.
+    `WANDB_PROJECT` and `WANDB_DIR` win over what is given. When the server cannot be reached within half a minute
+    (`WANDB_LOGIN_TIMEOUT`, `WANDB_INIT_TIMEOUT`) the run is kept offline, in a folder below `directory` that
+    `wandb sync` uploads.
     """
     mode = _mode(os.environ)
     if mode is None:
@@ -88,9 +88,9 @@ def start_tracking(
             resume="allow",
             allow_val_change=True,
             settings=wandb.Settings(
-                login_timeout=_LOGIN_SECONDS,
-                init_timeout=_INIT_SECONDS,
-                finish_timeout=_FINISH_SECONDS,
+                login_timeout=_patience("login"),
+                init_timeout=_patience("init"),
+                finish_timeout=_patience("finish"),
                 finish_timeout_raises=True,
                 console="off",
                 disable_git=True,
@@ -139,7 +139,7 @@ def check_tracking() -> str:
 
     server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     try:
-        wandb.Api(timeout=round(_LOGIN_SECONDS))
+        wandb.Api(timeout=round(_patience("login")))
     except AuthenticationError as error:
         answer = getattr(error.__cause__, "response", None)
         if getattr(answer, "http_status", None) in (401, 403):
@@ -156,6 +156,11 @@ def check_tracking() -> str:
     finally:
         wandb.teardown()
     return f"WANDB_API_KEY is accepted by {server}"
+
+
+def _patience(phase: str) -> float:
+    """W&B's own variable for it, which settings given in code would overrule; else ours."""
+    return float(os.environ.get(f"WANDB_{phase.upper()}_TIMEOUT", _PATIENCE[phase]))
 
 
 def _mode(environment: Mapping[str, str]) -> str | None:
