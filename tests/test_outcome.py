@@ -149,6 +149,78 @@ def test_tokens_are_in_neither_stream(ended: Callable[..., Ended], monkeypatch: 
         assert "<HF_TOKEN>" in failed.stdout
 
 
+@pytest.fixture
+def termination_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file as Kubernetes mounts it: there, empty, for everyone to write."""
+    log = tmp_path / "termination-log"
+    log.touch()
+    monkeypatch.setattr("asr_fine_tuner.outcome._TERMINATION_LOG", log)
+    return log
+
+
+@pytest.mark.parametrize(
+    ("work", "told"),
+    [
+        (lambda _: Result(7), '{"job": "train", "status": "done", "steps": 7, "text": "è", "exit_code": 0}'),
+        (raising(PermanentError(**TOLD)), "train ended with 2: this\n  expected: that\n  to do:    do so"),
+        (
+            raising(TransientError(given="\x1b[31m\u202e", expected="è", action="again")),
+            "train ended with 75: \\x1b[31m\\u202e\n  expected: è\n  to do:    again",
+        ),
+        (
+            raising(KeyError("lost")),
+            "train ended with 1, a bug: KeyError: 'lost'\n  to do:    report it with its log",
+        ),
+    ],
+)
+def test_last_words_for_kubernetes(
+    work: Callable[[TrainParameters], Result], told: str, ended: Callable[..., Ended], termination_log: Path
+) -> None:
+    termination_log.write_text("of an earlier container, and longer than what comes now" * 9)
+    ended(work)
+    assert termination_log.read_text(encoding="utf-8") == told
+
+
+def test_last_words_are_short_and_keep_what_to_do(ended: Callable[..., Ended], termination_log: Path) -> None:
+    ended(raising(PermanentError(given="è" * 5000, expected="x" * 5000, action="do so")))
+    assert len(termination_log.read_bytes()) <= 4096
+    assert termination_log.read_text(encoding="utf-8").endswith("…\n  to do:    do so")
+
+
+def test_last_words_hold_no_part_of_a_token(
+    ended: Callable[..., Ended], termination_log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "canary" * 400)
+    ended(raising(PermanentError(given="canary" * 400, expected="", action="")))
+    assert "canary" not in termination_log.read_text()
+
+
+def test_a_stopped_process_leaves_the_words_of_the_one_that_failed(
+    ended: Callable[..., Ended], termination_log: Path
+) -> None:
+    ended(raising(InterruptedJob(**TOLD)))
+    assert termination_log.read_text().startswith("train ended with 143")
+    termination_log.write_text("another rank failed")
+    ended(raising(InterruptedJob(**TOLD)))
+    assert termination_log.read_text() == "another rank failed"
+
+
+def test_the_file_for_last_words_is_never_made(ended: Callable[..., Ended], termination_log: Path) -> None:
+    termination_log.unlink()
+    assert ended(raising(PermanentError(**TOLD))).code == 2
+    assert not termination_log.exists()
+
+
+def test_temporary_files_have_their_folder_on_a_new_volume(
+    ended: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path / "volume" / "tmp", tmp_path / "train.log" / "below"):
+        (tmp_path / "train.log").touch()
+        monkeypatch.setenv("TMPDIR", str(folder))
+        assert ended(lambda _: Result()).code == 0, "a job may not need it"
+    assert (tmp_path / "volume" / "tmp").is_dir()
+
+
 def test_errors_cross_process_borders() -> None:
     import pickle
 

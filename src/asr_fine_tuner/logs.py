@@ -25,6 +25,11 @@ def redact(text: str) -> str:
     return _TOKEN_SHAPES.sub("<token>", text)
 
 
+def without_controls(text: str) -> str:
+    """`text` with its control characters but tab and line feed spelt out: messages quote what datasets name things."""
+    return _CONTROL_CHARACTERS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 class _RedactingStream:
     """A text stream that never writes tokens, whoever prints: our log, the libraries, tracebacks, bars."""
 
@@ -53,10 +58,10 @@ def output_on_stderr() -> Iterator[None]:
 
 
 class _PlainFormatter(logging.Formatter):
-    """Messages quote what datasets name their clips: no control character of them reaches a terminal."""
+    """No control character of a message reaches a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return _CONTROL_CHARACTERS.sub(lambda found: ascii(found[0])[1:-1], super().format(record))
+        return without_controls(super().format(record))
 
 
 def log_to_stderr() -> None:

@@ -1,4 +1,4 @@
-"""How a job ends: an exit code, and one JSON object as the last line of stdout."""
+"""How a job ends: an exit code, one JSON object as the last line of stdout, and on Kubernetes a termination message."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
 from asr_fine_tuner.command_line import read_parameters
 from asr_fine_tuner.errors import ExitCode, InterruptedJob, JobError, PermanentError
 from asr_fine_tuner.files import is_full_disk
-from asr_fine_tuner.logs import output_on_stderr, redact
+from asr_fine_tuner.logs import output_on_stderr, redact, without_controls
 from asr_fine_tuner.parameters import JobParameters
 from asr_fine_tuner.stop import allow_grace, stop_on_signals
 
 logger = logging.getLogger(__name__)
 P = TypeVar("P", bound=JobParameters)
+
+# The file that Kubernetes mounts for a container's last words, of which it keeps 4096 bytes. `kubectl describe pod`
+# shows them.
+_TERMINATION_LOG = Path("/dev/termination-log")
+_TERMINATION_BYTES = 4096
+_TOLD_BYTES = 1300  # of what was given, of what was expected and of what to do each: three of them and a head fit
 
 
 class JobResult(Protocol):
@@ -56,7 +63,7 @@ def run_job(
     # The libraries print to stdout here and there; the last line of stdout has to be ours.
     with output_on_stderr():
         code, outcome = outcome_of(job, work)
-    _print_last_line(job, outcome, code)
+    _report(job, outcome, code)
     return int(code)
 
 
@@ -66,11 +73,12 @@ def outcome_of(job: str, work: Callable[[], JobResult]) -> tuple[ExitCode, Mappi
 
     def grace_is_over() -> None:
         logger.error("%s stopped: the grace time is over; what was finished is kept", job)
-        _print_last_line(job, {"status": "interrupted"}, ExitCode.INTERRUPTED)
+        _report(job, {"status": "interrupted"}, ExitCode.INTERRUPTED)
 
     # OpenMP's threads spin while they wait, unless told so before torch is loaded: where another process wants a core,
     # two spinning threads took 4 to 7 times as long for a training step as two that sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _make_temporary_folder()
     try:
         with stop_on_signals(grace_is_over):
             outcome = {"status": "done", **work().as_json()}
@@ -112,6 +120,44 @@ def _failed(job: str, error: JobError) -> tuple[ExitCode, Mapping[str, object]]:
     return error.exit_code, {"status": status, "error": {"kind": type(error).__name__, **told}}
 
 
-def _print_last_line(job: str, outcome: Mapping[str, object], code: ExitCode) -> None:
-    line = json.dumps({"job": job, **outcome, "exit_code": int(code)}, ensure_ascii=False)
-    print(redact(line), file=sys.__stdout__, flush=True)
+def _make_temporary_folder() -> None:
+    """On a new volume TMPDIR is not there yet, and Python would take another folder, which may be read-only."""
+    if folder := os.environ.get("TMPDIR"):
+        # Where this fails, the parameters are still read and --help is still shown; what needs the folder says so.
+        with contextlib.suppress(OSError):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def _report(job: str, outcome: Mapping[str, object], code: ExitCode) -> None:
+    line = redact(json.dumps({"job": job, **outcome, "exit_code": int(code)}, ensure_ascii=False))
+    print(line, file=sys.__stdout__, flush=True)
+    error = outcome.get("error")
+    told = _told(job, cast("Mapping[str, str]", error), code) if error else line
+    _write_termination_message(_cut(told, _TERMINATION_BYTES), code)
+
+
+def _told(job: str, error: Mapping[str, str], code: ExitCode) -> str:
+    """An error for people: what was given may be long, and must not push out what to do."""
+    given, expected, action = (
+        _cut(without_controls(redact(error.get(part, ""))), _TOLD_BYTES) for part in ("given", "expected", "action")
+    )
+    if code == ExitCode.BUG:
+        return f"{job} ended with {int(code)}, a bug: {error['kind']}: {given}\n  to do:    report it with its log"
+    return f"{job} ended with {int(code)}: {given}\n  expected: {expected}\n  to do:    {action}"
+
+
+def _cut(text: str, size: int) -> str:
+    """`text` without its end where it takes more than `size` bytes in UTF-8."""
+    encoded = text.encode("utf-8", "replace")
+    return text if len(encoded) <= size else encoded[: size - 3].decode("utf-8", "ignore") + "…"
+
+
+def _write_termination_message(message: str, code: ExitCode) -> None:
+    """Write the container's last words; elsewhere the file is not there, and is not made."""
+    with contextlib.suppress(OSError), _TERMINATION_LOG.open("r+b") as file:
+        # Of several processes the one that fails ends the others with SIGTERM: what it wrote tells more.
+        if code == ExitCode.INTERRUPTED and file.read(1):
+            return
+        file.seek(0)
+        file.truncate()
+        file.write(message.encode("utf-8", "replace"))
