@@ -71,11 +71,12 @@ class LogMelExtractor:
         if len(audio) > self._window_samples:
             raise ValueError(f"{len(audio)} samples given, the window holds {self._window_samples}")
         n_frames, edge = self.real_frames(len(audio)), self._n_fft // 2
-        silenced = torch.zeros(1, n_frames * self._hop_length)
-        silenced[0, : len(audio)] = torch.from_numpy(audio)
-        # Centred frames, as torch.stft makes them; Whisper drops the last.
-        reflected = torch.nn.functional.pad(silenced, (edge, edge), mode="reflect")[0]
-        frames = reflected.unfold(0, self._n_fft, self._hop_length)[:n_frames]
+        # Centred frames, as torch.stft makes them: mirrored at both ends. Whisper drops the last.
+        samples = np.zeros(n_frames * self._hop_length + 2 * edge, np.float32)
+        samples[edge : edge + len(audio)] = audio
+        samples[:edge] = samples[2 * edge : edge : -1]
+        samples[-edge:] = samples[-edge - 2 : -2 * edge - 2 : -1]
+        frames = torch.from_numpy(samples).unfold(0, self._n_fft, self._hop_length)[:n_frames]
         spectrum = torch.fft.rfft(frames * self._window)
         # |z|² without the square root that abs() would take first.
         squares = torch.view_as_real(spectrum).square_()
@@ -85,7 +86,10 @@ class LogMelExtractor:
 
     def extract(self, audio: Float32Array) -> Float16Array:
         """`log_mel`, rounded to float16."""
-        features: Float16Array = self.log_mel(audio).half().numpy()
+        import torch
+
+        with torch.inference_mode():
+            features: Float16Array = self.log_mel(audio).half().numpy()
         return features
 
 
