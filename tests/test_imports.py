@@ -41,13 +41,12 @@ LAYERS = (
     ("preprocessing",),
     # artifact -> batches -> trainer -> results -> published model
     ("batches", "checkpoints", "evaluation", "model_folder", "results", "tracking", "training_arguments"),
-    ("best_weights", "training_input", "run_folder", "reporting", "curves", "model_card"),
+    ("best_weights", "training_input", "run_folder", "reporting", "curves", "model_card", "memory"),
     ("trainer",),
-    ("fine_tuning",),
+    ("fine_tuning", "run_size"),
     ("training",),
     # the rehearsal of all that
-    ("run_size", "checklist"),
-    ("memory", "rehearsal"),
+    ("checklist", "rehearsal"),
     ("preflight_report",),
     ("preflighting",),
 )

@@ -11,11 +11,14 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from asr_fine_tuner.checkpoints import checkpoint_folder
 from asr_fine_tuner.disk import bytes_below, readable_size
+from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.hub import download_model
 from asr_fine_tuner.memory import outline
 from asr_fine_tuner.parameters import TrainParameters
-from asr_fine_tuner.run_size import DiskEstimate
+from asr_fine_tuner.run_size import DiskEstimate, check_room, transcript_bytes
 from asr_fine_tuner.training import TrainResult
 from asr_fine_tuner.training_arguments import training_bytes
+from asr_fine_tuner.training_input import open_artifact
 
 # Besides weights and moments: the trainer's state, tokenizer, configurations, curves. None grows with the model.
 SMALL = 1 << 20
@@ -79,8 +82,31 @@ def test_the_table_of_the_guide(name: str, width: int, encoder: int, decoder: in
     assert [cell.strip() for cell in row.split("|")[2:-1]] == expected
 
 
+def test_room_is_looked_for_before_training(
+    memorising: TrainParameters, memorised: TrainResult, estimate: DiskEstimate, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, model = open_artifact(memorising), download_model(memorising.model_id, None, weights=False)
+    run = memorised.model_dir.parent
+
+    def check(folder: Path, free: int) -> None:
+        check_room(folder, source, model, memorising, lambda path: free)
+
+    new, most = run.with_name("new"), estimate.job - estimate.transcripts + 12 * transcript_bytes(source)
+    check(new, most)
+    check(run, most - bytes_below(run))
+    assert not caplog.records
+    check(new, most - 1)
+    check(new, estimate.least)
+    assert caplog.text.count("the disk may become full") == 2
+    with pytest.raises(PermanentError) as refused:
+        check(new, estimate.least - 1)
+    assert f"free at {new}" in refused.value.given
+    assert "0 bytes to download" in refused.value.expected
+
+
 def test_the_formula_of_the_guide() -> None:
     estimate = DiskEstimate.of(whisper(384, 4, 4, 80), transcript_bytes=1000)
     weights, checkpoint = estimate.weights, estimate.checkpoint
+    assert estimate.least == checkpoint + 2 * weights
     assert estimate.job == 3 * checkpoint + 3 * weights + 12 * 1000 + (32 << 20)
     assert 0.7 * estimate.job < estimate.rehearsal < 0.8 * estimate.job

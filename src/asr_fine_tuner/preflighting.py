@@ -22,7 +22,7 @@ from asr_fine_tuner.parameters import TrainParameters, default_model_name
 from asr_fine_tuner.preflight_report import CHECKS, PreflightReport
 from asr_fine_tuner.rehearsal import Pace, rehearse
 from asr_fine_tuner.run_folder import RunFolder
-from asr_fine_tuner.run_size import DiskEstimate
+from asr_fine_tuner.run_size import DiskEstimate, transcript_bytes
 from asr_fine_tuner.tracking import check_tracking
 from asr_fine_tuner.training import run_folder, run_identity
 from asr_fine_tuner.training_input import TrainingInput, check_fits, open_artifact
@@ -157,7 +157,7 @@ class _Examination:
 
     def _check_disk(self) -> Found[DiskEstimate]:
         model, run = needed(self._model, "the model"), self._unfinished()
-        estimate = DiskEstimate.of(outline(model.files.folder, self.parameters), self._transcript_bytes())
+        estimate = DiskEstimate.of(outline(model.files.folder, self.parameters), transcript_bytes(self._source))
         here = run.folder.folder
         wanted = max(0, estimate.job - bytes_below(here))
         download, cache = model.to_fetch.n_bytes, model.to_fetch.folder
@@ -221,12 +221,6 @@ class _Examination:
         if code is None:
             code = needed(self._source, "the artifact, or --model_name").manifest.encoding.language_code
         return default_model_name(self.parameters.model_id, code)
-
-    def _transcript_bytes(self) -> int:
-        if self._source is None:
-            return 0
-        texts = (text for split in ("validation", "test") for text in self._source.clips(split).texts)
-        return sum(len(text.encode()) for text in texts)
 
 
 def _refuse_unwritable(folder: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from asr_fine_tuner import hub
 from asr_fine_tuner.checkpoint_files import weights_sha256
 from asr_fine_tuner.encoding import model_format
-from asr_fine_tuner.errors import ExitCode, JobError
+from asr_fine_tuner.errors import ExitCode, JobError, PermanentError
 from asr_fine_tuner.files import exclusive
 from asr_fine_tuner.fine_tuning import FineTuning
 from asr_fine_tuner.locations import public_name
@@ -21,10 +22,12 @@ from asr_fine_tuner.model_card import write_model_card
 from asr_fine_tuner.model_folder import CURVES_NAME, RESULTS_NAME, published_files
 from asr_fine_tuner.parameters import TrainParameters, default_model_name
 from asr_fine_tuner.platform_folders import platform_folders
+from asr_fine_tuner.ranks import Ranks, joined_ranks
 from asr_fine_tuner.results import TrainingResults, read_results, results_table
-from asr_fine_tuner.run_folder import Identity, RunFolder, run_id
+from asr_fine_tuner.run_folder import Identity, RunFolder, effective_batch, run_id
+from asr_fine_tuner.run_size import check_room
 from asr_fine_tuner.stop import raise_if_stopped
-from asr_fine_tuner.tracking import Tracker, Trackers, start_tracking
+from asr_fine_tuner.tracking import NoTracker, Tracker, Trackers, start_tracking
 from asr_fine_tuner.training_input import TrainingInput, check_fits, open_artifact
 
 logger = logging.getLogger(__name__)
@@ -56,8 +59,8 @@ class TrainResult:
     model_dir: the finished model. repo_id, url: where it was published; None when it was not asked for.
     metrics: `SPLIT_base_METRIC` and `SPLIT_tuned_METRIC` as fractions, such as `test_tuned_wer`.
     trained: False when an earlier run had finished training and this one only published.
-    train_batch_size, grad_accum_steps: as they were in the end; where memory did not suffice the first was divided and
-        the second multiplied.
+    train_batch_size, grad_accum_steps, processes: as they were in the end, with as many clips to a step as in the
+        beginning; where memory did not suffice the first was divided and the second multiplied.
     """
 
     model_dir: Path
@@ -70,6 +73,7 @@ class TrainResult:
     best_step: int
     train_batch_size: int
     grad_accum_steps: int
+    processes: int
     clips: Mapping[str, int]
     hours: Mapping[str, float]
     metrics: Mapping[str, float]
@@ -85,7 +89,8 @@ def train(parameters: TrainParameters, tracker: Tracker | None = None) -> TrainR
     normalised WER (CER for languages written without spaces), and scores base and best on the test split at the end.
     `model_dir` holds safetensors, configuration, tokenizer and processor, `results.json`, `predictions.jsonl`,
     `training_curves.png` and the model card. Called again with the same parameters it continues from the newest
-    complete checkpoint, and once finished only publishes.
+    complete checkpoint, and once finished only publishes. Started by torchrun or `accelerate launch`, its processes do
+    this together; the result is the same in each of them.
 
     tracker: told the run's numbers while it trains, beside Weights & Biases.
 
@@ -94,47 +99,75 @@ def train(parameters: TrainParameters, tracker: Tracker | None = None) -> TrainR
         TransientError: the Hub cannot be reached, or another job works in the same folder.
         InterruptedJob: SIGTERM or SIGINT; a checkpoint is saved and nothing is published.
     """
+    with joined_ranks() as ranks:
+        source, model, made_of = ranks.from_first_of_node(lambda: _verified_input(parameters))
+        model_name = parameters.model_name or default_model_name(
+            parameters.model_id, source.manifest.encoding.language_code
+        )
+        repo_id = ranks.from_first(lambda: _publishes_to(model_name, parameters))
+        run = run_folder(parameters, model_name)
+        identity = run_identity(source.manifest, made_of, parameters, ranks.size)
+        _refuse_another_job(ranks.gather(identity))
+        with _locked(run) if ranks.first else contextlib.nullcontext():
+            identity = ranks.from_first(lambda: run.claim(identity, resume=parameters.resume))
+            tracking_url = None
+            trained = not ranks.from_first(run.is_finished)
+            if trained:
+                ranks.from_first(lambda: check_room(run.folder, source, model, parameters))
+                tracking_url = _fine_tune(
+                    ranks, run, source, parameters, model_name, identity, made_of.revision, tracker
+                )
+            else:
+                logger.info("the model in %s is finished already", run.model)
+
+            def concluded() -> TrainResult:
+                # A finished run may be published under another name than it was made for.
+                results = replace(read_results(run.model / RESULTS_NAME), model_name=model_name)
+                _write_card(run, results, repo_id or model_name, model.licence)
+                Console(stderr=True).print(results_table(results))
+                if told := results.worse_than_base():
+                    logger.warning("%s", told)
+                if parameters.output_dir is None and (platform := platform_folders()):
+                    platform.collect(run.model, published_files(run.model, with_transcripts=True))
+                published = _publish(run, source, parameters, repo_id)
+                url = published.url if published else None
+                return _result(run, results, repo_id, url, tracking_url, trained=trained)
+
+            return ranks.from_first(concluded)
+
+
+def _verified_input(parameters: TrainParameters) -> tuple[TrainingInput, hub.ModelFiles, ModelFormat]:
+    """The artifact and the files of the model without its weights, which fit one another."""
     source = open_artifact(parameters)
-    encoding = source.manifest.encoding
     model = hub.download_model(parameters.model_id, parameters.model_revision, weights=False)
     made_of = model_format(public_name(parameters.model_id), model.revision, model.folder)
     check_fits(source.manifest, made_of)
-    model_name = parameters.model_name or default_model_name(parameters.model_id, encoding.language_code)
-    repo_id = hub.check_write_access(model_name, private=parameters.private) if parameters.publish else None
+    return source, model, made_of
 
-    run = run_folder(parameters, model_name)
+
+def _publishes_to(model_name: str, parameters: TrainParameters) -> str | None:
+    return hub.check_write_access(model_name, private=parameters.private) if parameters.publish else None
+
+
+def _refuse_another_job(identities: Sequence[Identity]) -> None:
+    """
+    Raises:
+        PermanentError: a rank was started with other parameters, or finds another artifact or model.
+    """
+    for rank, identity in enumerate(identities):
+        if differences := [name for name, value in identity.items() if value != identities[0][name]]:
+            raise PermanentError(
+                given=f"{', '.join(differences)} of rank {rank}, which are not those of rank 0",
+                expected="the same parameters, artifact and model for every process of a job",
+                action="start all nodes with the same command and environment, and the same artifact under HF_HOME",
+            )
+
+
+@contextlib.contextmanager
+def _locked(run: RunFolder) -> Iterator[None]:
     run.folder.mkdir(parents=True, exist_ok=True)
-    identity = run_identity(source.manifest, made_of, parameters)
     with exclusive(run.lock, what=f"output folder {run.folder}"):
-        run.claim(identity, resume=parameters.resume)
-        tracking_url = None
-        trained = not run.is_finished()
-        if trained:
-            tracking_url = _fine_tune(run, source, parameters, model_name, identity, made_of.revision, tracker)
-        else:
-            logger.info("the model in %s is finished already", run.model)
-        # A finished run may be published under another name than it was made for.
-        results = replace(read_results(run.model / RESULTS_NAME), model_name=model_name)
-        _write_card(run, results, repo_id or model_name, model.licence)
-        Console(stderr=True).print(results_table(results))
-        if parameters.output_dir is None and (platform := platform_folders()):
-            platform.collect(run.model, published_files(run.model, with_transcripts=True))
-        published = _publish(run, source, parameters, repo_id)
-    return TrainResult(
-        model_dir=run.model,
-        model_name=model_name,
-        repo_id=repo_id,
-        url=published.url if published else None,
-        tracking_url=tracking_url,
-        trained=trained,
-        steps=results.steps,
-        best_step=results.best_step,
-        train_batch_size=int(results.hyperparameters["train_batch_size"] or 0),
-        grad_accum_steps=int(results.hyperparameters["grad_accum_steps"] or 0),
-        clips={split: data.clips for split, data in results.data.items()},
-        hours={split: round(data.hours, 6) for split, data in results.data.items()},
-        metrics=_flat_metrics(results),
-    )
+        yield
 
 
 def run_folder(parameters: TrainParameters, model_name: str) -> RunFolder:
@@ -144,18 +177,20 @@ def run_folder(parameters: TrainParameters, model_name: str) -> RunFolder:
     return RunFolder((platform.runs if platform else Path("outputs")) / model_name)
 
 
-def run_identity(artifact: Manifest, model: ModelFormat, parameters: TrainParameters) -> Identity:
-    """What two jobs have in common when one may continue the other."""
+def run_identity(artifact: Manifest, model: ModelFormat, parameters: TrainParameters, processes: int = 1) -> Identity:
+    """What two jobs have in common when one may continue the other; of the batch, see `RunFolder.check`."""
     return {
         "artifact": artifact.sha256,
         "model_id": model.model_id,
         "model_revision": model.revision,
         "base_weights": weights_sha256(parameters.model_id),
         **parameters.model_dump(include=set(_DECIDE_THE_WEIGHTS)),
+        "processes": processes,
     }
 
 
 def _fine_tune(
+    ranks: Ranks,
     run: RunFolder,
     source: TrainingInput,
     parameters: TrainParameters,
@@ -170,8 +205,31 @@ def _fine_tune(
     also: is told what W&B is told.
     """
     manifest = source.manifest
-    weights = hub.download_model(parameters.model_id, model_revision, weights=True)
-    tracker = start_tracking(
+    weights = ranks.from_first_of_node(lambda: hub.download_model(parameters.model_id, model_revision, weights=True))
+    tracker: Tracker = NoTracker()
+    if ranks.first:
+        tracker = _start_tracking(run, manifest, parameters, model_name, identity)
+        tracker = Trackers(tracker, also) if also is not None else tracker
+    code = ExitCode.BUG
+    summary: dict[str, float | int | str | None] = {}
+    try:
+        fine_tuning = FineTuning(run, source, weights.folder, parameters, tracker, ranks, effective_batch(identity))
+        fine_tuning.train()
+        results = fine_tuning.finish(model_name, model_revision)
+        summary = {**_flat_metrics(results), "best_step": results.best_step}
+        code = ExitCode.DONE
+    except JobError as error:
+        code = error.exit_code
+        raise
+    finally:
+        tracker.finish(summary, int(code))
+    return tracker.url
+
+
+def _start_tracking(
+    run: RunFolder, manifest: Manifest, parameters: TrainParameters, model_name: str, identity: Identity
+) -> Tracker:
+    return start_tracking(
         run_id=run_id(identity, run.folder),
         name=model_name,
         # Not where files lie on this machine.
@@ -184,22 +242,6 @@ def _fine_tune(
         },
         directory=run.folder,
     )
-    if also is not None:
-        tracker = Trackers(tracker, also)
-    code = ExitCode.BUG
-    summary: dict[str, float | int | str | None] = {}
-    try:
-        fine_tuning = FineTuning(run, source, weights.folder, parameters, tracker)
-        fine_tuning.train()
-        results = fine_tuning.finish(model_name, model_revision)
-        summary = {**_flat_metrics(results), "best_step": results.best_step}
-        code = ExitCode.DONE
-    except JobError as error:
-        code = error.exit_code
-        raise
-    finally:
-        tracker.finish(summary, int(code))
-    return tracker.url
 
 
 def _write_card(run: RunFolder, results: TrainingResults, repo_id: str, licence: str | None) -> None:
@@ -225,6 +267,33 @@ def _publish(
     uploaded = hub.upload_model(run.model, repo_id, published_files(run.model, with_transcripts=with_transcripts))
     logger.info("published: %s", uploaded.url)
     return uploaded
+
+
+def _result(
+    run: RunFolder,
+    results: TrainingResults,
+    repo_id: str | None,
+    url: str | None,
+    tracking_url: str | None,
+    *,
+    trained: bool,
+) -> TrainResult:
+    return TrainResult(
+        model_dir=run.model,
+        model_name=results.model_name,
+        repo_id=repo_id,
+        url=url,
+        tracking_url=tracking_url,
+        trained=trained,
+        steps=results.steps,
+        best_step=results.best_step,
+        train_batch_size=int(results.hyperparameters["train_batch_size"] or 0),
+        grad_accum_steps=int(results.hyperparameters["grad_accum_steps"] or 0),
+        processes=int(results.hyperparameters["processes"] or 0),
+        clips={split: data.clips for split, data in results.data.items()},
+        hours={split: round(data.hours, 6) for split, data in results.data.items()},
+        metrics=_flat_metrics(results),
+    )
 
 
 def _flat_metrics(results: TrainingResults) -> dict[str, float]:

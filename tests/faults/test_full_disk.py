@@ -16,6 +16,8 @@ from warm_jobs import Disturbance, WarmJobs
 
 from asr_fine_tuner import TrainParameters
 from asr_fine_tuner.checkpoints import newest_complete
+from asr_fine_tuner.memory import outline
+from asr_fine_tuner.run_size import DiskEstimate
 
 
 def test_preprocess(jobs: WarmJobs, tmp_path: Path) -> None:
@@ -88,10 +90,13 @@ def test_a_volume_too_small_for_an_artifact_is_found_before_it_is_made(job_env: 
 
 
 def test_a_volume_without_room(short: TrainParameters, job_env: dict[str, str], tmp_path: Path) -> None:
-    """A real file system that is full, which tells it in other words than a limit does: room for the best weights."""
+    """A real file system that is full, which tells it in other words than a limit does: room for one checkpoint."""
     run = tmp_path / "run"
-    ended, left = run_on_small_volume(run, "1500k", "train", given_of(short), job_env)
+    estimate = DiskEstimate.of(outline(Path(short.model_id), short), transcript_bytes=0)
+    size = estimate.least + estimate.checkpoint // 4
+    ended, left = run_on_small_volume(run, str(size), "train", given_of(short), job_env)
     assert ended.returncode == 2, ended.stderr
+    assert "the disk may become full" in ended.stderr
     assert f"cannot write to {run}" in ended.result["error"]["given"]
-    assert "best-1" in left
-    assert "checkpoint-1" not in left
+    assert "checkpoint-1" in left
+    assert "checkpoint-2" not in left
