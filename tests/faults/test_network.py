@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import tiny
 from conftest import RunJob
 from loopback.hub import LoopbackHub
+from warm_jobs import WarmJobs
 
 # The client waits this long for the next bytes of an answer.
 IMPATIENT = {"HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1"}
@@ -43,3 +47,17 @@ def test_a_download_that_stalls_for_good(hub: LoopbackHub, run_job: RunJob) -> N
     assert run.returncode == 75, run.stderr
     assert "org/speech" in run.result["error"]["given"]
     assert "Traceback" not in run.stderr
+
+
+def test_sigterm_while_a_download_stalls(hub: LoopbackHub, jobs: WarmJobs, tmp_path: Path) -> None:
+    hub.add_repo("dataset", "org/speech", tiny.dataset())
+    hub.stall("_cdn/datasets", 30)
+    given = tiny.preprocess_flags(dataset_name="org/speech", num_workers=1, artifact_name="made", grace_period=0.5)
+    job = jobs.start("preprocess", given, env={"HF_HOME": str(tmp_path / "hf")})
+    while not hub.requested("org/speech/resolve"):
+        time.sleep(0.01)
+    began = time.monotonic()
+    os.kill(job.pid, signal.SIGTERM)
+    ended = job.wait()
+    assert time.monotonic() - began < 10
+    assert (ended.returncode, ended.result["status"]) == (143, "interrupted"), ended.stderr

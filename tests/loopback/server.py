@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -72,6 +71,7 @@ class _Fault:
     response: Response | None = None
     cut_after: int | None = None
     stall_seconds: float = 0.0
+    removed: threading.Event = field(default_factory=threading.Event)
 
     def takes(self, call: Call) -> bool:
         if self.times <= 0 or self.method not in (None, call.method) or not self.pattern.search(call.path):
@@ -125,7 +125,7 @@ class LoopbackServer:
         with self._lock:
             self.requests.clear()
             self.crashes.clear()
-            self._faults.clear()
+            self.heal()
 
     def fail(
         self,
@@ -146,12 +146,14 @@ class LoopbackServer:
         self._faults.append(_Fault(re.compile(path_pattern), method, times, cut_after=after_bytes))
 
     def stall(self, path_pattern: str, seconds: float, *, times: int = FOREVER, method: str | None = None) -> None:
-        """Let matching requests wait before they are answered."""
+        """Let matching requests wait before they are answered; never, where the fault is removed in the meantime."""
         self._faults.append(_Fault(re.compile(path_pattern), method, times, stall_seconds=seconds))
 
     def heal(self) -> None:
         """Remove all faults."""
         with self._lock:
+            for fault in self._faults:
+                fault.removed.set()
             self._faults.clear()
 
     def sent_bytes(self, path_pattern: str = "") -> int:
@@ -225,8 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
         )
         loopback = self.server.loopback
         fault = loopback.take_fault(call)
-        if fault and fault.stall_seconds:
-            time.sleep(fault.stall_seconds)
+        if fault and fault.stall_seconds and fault.removed.wait(fault.stall_seconds):
+            self.close_connection = True
+            return
         try:
             response = fault.response if fault and fault.response else loopback.respond(call)
         except Exception as error:  # noqa: BLE001 - kept for the test, which must not wait for an answer that never comes
