@@ -23,7 +23,7 @@ from loopback.wandb import LoopbackWandb
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-pytest_plugins = ["tiny_training", "warm_jobs"]
+pytest_plugins = ["digitalhub_platform", "tiny_training", "warm_jobs"]
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"

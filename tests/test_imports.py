@@ -49,6 +49,9 @@ LAYERS = (
     ("checklist", "rehearsal"),
     ("preflight_report",),
     ("preflighting",),
+    # the jobs on a platform of which the rest knows nothing
+    ("digitalhub_project",),
+    ("digitalhub_functions",),
 )
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
