@@ -7,37 +7,51 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from asr_fine_tuner.artifact import SPLITS, ArtifactSplit
+from asr_fine_tuner.columns import Columns
+from asr_fine_tuner.disk import readable_size
+from asr_fine_tuner.logs import without_controls
 from asr_fine_tuner.manifest import Manifest
 
 _HISTOGRAM_EDGES = (0.0, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0)  # seconds
 _BAR_WIDTH = 24
 
 
-def show_artifact(artifact: Path, manifest: Manifest, artifact_bytes: int, bytes_fetched: int) -> None:
-    """Clips and hours of each split, durations, rejections and sizes, on stderr."""
-    console = Console(stderr=True)
-    clips = Table(title=f"{manifest.dataset.id} ({manifest.dataset.config}), {manifest.encoding.language.title()}")
-    clips.add_column("split")
-    clips.add_column("from")
-    for column in ("clips", "hours", "longest labels"):
-        clips.add_column(column, justify="right")
-    for split in SPLITS:
-        summary = manifest.splits[split]
-        clips.add_row(
-            split,
-            manifest.dataset.splits.get(split, ""),
-            f"{summary.clips}",
-            f"{summary.hours:.2f}",
-            f"{summary.longest_labels}",
-        )
-    console.print(clips)
+def show_artifact(
+    artifact: Path, manifest: Manifest, columns: Columns, artifact_bytes: int, bytes_fetched: int
+) -> None:
+    """What was read, with a transcript to look at, clips and hours of each split, durations, rejections and sizes, on
+    stderr."""
+    console = Console(stderr=True, markup=False, highlight=False)
+
+    def say(line: str) -> None:
+        console.print(without_controls(line), soft_wrap=True)
+
+    console.print(_clips(manifest))
     console.print(_durations(artifact))
     for reason, count in manifest.rejected.items():
-        console.print(f"rejected  {reason}: {count}", highlight=False)
-    fetched = f"{_size(bytes_fetched)} fetched" if bytes_fetched else "nothing fetched"
-    console.print(f"artifact  {artifact} ({_size(artifact_bytes)}, {fetched})", highlight=False, soft_wrap=True)
+        say(f"rejected  {reason}: {count}")
+    say(f"columns   audio {columns.audio}, text {columns.text}, speaker {columns.speaker or 'unknown'}")
+    first = ArtifactSplit(artifact, "train", max_clips=1)
+    say(f"example   {first.ids[0]}: {first.texts[0]}")
+    fetched = f"{readable_size(bytes_fetched)} fetched" if bytes_fetched else "nothing fetched"
+    say(f"artifact  {artifact} ({readable_size(artifact_bytes)}, {fetched})")
+
+
+def _clips(manifest: Manifest) -> Table:
+    dataset, language = manifest.dataset, manifest.encoding.language.title()
+    table = Table(title=Text(without_controls(f"{dataset.id} ({dataset.config}), {language}")))
+    table.add_column("split")
+    table.add_column("from")
+    for column in ("clips", "hours", "longest labels"):
+        table.add_column(column, justify="right")
+    for split in SPLITS:
+        summary = manifest.splits[split]
+        source = Text(without_controls(dataset.splits.get(split, "")))
+        table.add_row(split, source, f"{summary.clips}", f"{summary.hours:.2f}", f"{summary.longest_labels}")
+    return table
 
 
 def _durations(artifact: Path) -> Table:
@@ -53,12 +67,3 @@ def _durations(artifact: Path) -> Table:
         span = f"{low:g} to {high:g} s" if np.isfinite(high) else f"over {low:g} s"
         table.add_row(span, str(count), "█" * round(_BAR_WIDTH * count / counts.max()))
     return table
-
-
-def _size(n_bytes: int) -> str:
-    size = float(n_bytes)
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
