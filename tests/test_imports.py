@@ -22,7 +22,7 @@ LAYERS = (
     ("errors", "rejection"),
     ("stop", "parameters", "logs", "progress", "traffic", "cores"),
     ("files", "disk", "locations", "command_line"),
-    ("outcome", "platform_folders"),
+    ("outcome", "platform_folders", "torchrun"),
     # what needs neither files nor network
     ("languages", "text", "normalizers", "truncation"),
     ("audio", "metrics"),
