@@ -30,7 +30,8 @@ def main(argv: Sequence[str]) -> int:
         run(parse_args(list(argv)))
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        code = int(failure.exitcode)
+        return code if code > 0 else 128 - code
     except SignalException:
         return ExitCode.INTERRUPTED
     except (RendezvousError, DistError) as error:
