@@ -21,13 +21,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 OVERRIDDEN_PRIVATE = {
     "_get_grad_norm",
+    "_get_num_items_in_batch",
     "_get_output_dir",
     "_maybe_log_save_evaluate",
     "_prepare_inputs",
     "_run_epoch",
     "_save_checkpoint",
+    "_save_rng_state",
 }
-OVERRIDDEN_PUBLIC = {"evaluate", "log", "training_step"}
+OVERRIDDEN_PUBLIC = {"evaluate", "get_train_dataloader", "log", "store_flos", "training_step"}
 
 
 def _name(distribution: str) -> str:

@@ -91,16 +91,12 @@ def test_a_finished_model_is_one_that_is_whole(run: RunFolder) -> None:
     assert not run.is_finished()
 
 
-def test_an_evaluation_is_made_once(run: RunFolder) -> None:
+def test_an_evaluation_is_kept_under_its_name(run: RunFolder) -> None:
     evaluation = Evaluation(score(["uno due"], ["uno"], language_code="it"), 0.5, ["uno"], 10, 1.0)
-    made: list[str] = []
-
-    def assess() -> Evaluation:
-        made.append("once")
-        return evaluation
-
-    assert run.remembered("base-test", assess) == run.remembered("base-test", assess) == evaluation
-    assert made == ["once"]
+    assert run.evaluation("base-test") is None
+    run.keep_evaluation("base-test", evaluation)
+    assert run.evaluation("base-test") == evaluation
+    assert run.evaluation("tuned-test") is None
 
 
 def test_the_tracked_run_is_that_of_the_job_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

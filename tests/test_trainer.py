@@ -27,8 +27,9 @@ from asr_fine_tuner.artifact import SPLITS, Clip
 from asr_fine_tuner.batches import IGNORED_LABEL, Collator
 from asr_fine_tuner.checkpoints import checkpoints_in, newest_complete, step_of
 from asr_fine_tuner.labels import LabelEncoder
-from asr_fine_tuner.trainer import token_loss, train_seconds
+from asr_fine_tuner.trainer import train_seconds
 from asr_fine_tuner.training import TrainResult, train
+from asr_fine_tuner.transcribing import token_loss
 
 
 def test_the_loss_of_one_batch_is_whispers_own(parameters: TrainParameters) -> None:

@@ -3,68 +3,47 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import logging
-import platform
+import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from transformers import (
-    TrainerCallback,
-    TrainerState,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperForConditionalGeneration,
-)
+from transformers import TrainerCallback, TrainerState
 
 from asr_fine_tuner.artifact import SPLITS
-from asr_fine_tuner.batches import ClipDataset
-from asr_fine_tuner.checkpoints import sealed, step_of
-from asr_fine_tuner.curves import draw_training_curves
+from asr_fine_tuner.base_model import load_base_model, set_spec_augment
+from asr_fine_tuner.batches import BatchSizes, ClipDataset
+from asr_fine_tuner.checkpoints import is_complete, step_of
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.evaluation import Evaluation
-from asr_fine_tuner.labels import LabelEncoder, is_multilingual
-from asr_fine_tuner.metrics import leading_metric, score_clips
-from asr_fine_tuner.model_folder import CURVES_NAME, RESULTS_NAME, save_model, write_predictions
+from asr_fine_tuner.finished_run import FinishedRun
+from asr_fine_tuner.labels import LabelEncoder
+from asr_fine_tuner.launch import Launch
+from asr_fine_tuner.metrics import leading_metric
 from asr_fine_tuner.parameters import TrainParameters
+from asr_fine_tuner.ranks import Ranks
 from asr_fine_tuner.reporting import ReportingCallback, log_rates, sample_predictions
-from asr_fine_tuner.results import Source, SplitData, SplitScores, TrainingResults, write_results
+from asr_fine_tuner.results import TrainingResults
 from asr_fine_tuner.run_folder import FittedBatch, RunFolder
 from asr_fine_tuner.stop import raise_if_stopped
 from asr_fine_tuner.tracking import Tracker
-from asr_fine_tuner.trainer import WhisperTrainer, train_seconds
-from asr_fine_tuner.training_arguments import DevicePlan, plan_device, training_arguments
+from asr_fine_tuner.trainer import WhisperTrainer
+from asr_fine_tuner.training_arguments import DevicePlan, common_plan, plan_device, training_arguments
 from asr_fine_tuner.training_input import TrainingInput
 
 logger = logging.getLogger(__name__)
 
-_VERSIONS = ("asr-fine-tuner", "torch", "transformers", "datasets", "accelerate", "evaluate", "jiwer")
-# Shown in the model card. Where and what to publish, and where files lie, is nobody else's business.
-_HYPERPARAMETERS = (
-    "max_steps",
-    "learning_rate",
-    "lr_scheduler",
-    "warmup_steps",
-    "train_batch_size",
-    "grad_accum_steps",
-    "eval_steps",
-    "early_stopping_patience",
-    "freeze_encoder",
-    "spec_augment",
-    "max_sequence_length",
-    "seed",
-)
-# SpecAugment over real frames: each frame begins a mask of 10 frames (0.1 s) with a chance such that about 5 % of the
-# time is masked, and likewise for mel bins. The first pair is Whisper's own default in transformers.
-_MASKED_TIME, _MASKED_MELS, _MASK_LENGTH = 0.05, 0.05, 10
+_ALONE = Ranks(Launch())
 
 
 class FineTuning:
-    """The base model with everything it is trained and judged by."""
+    """The base model with everything it is trained and judged by.
+
+    Of several ranks each one has a `FineTuning`, and all do the same with it; only the first reads and writes the run's
+    folder, but for the checkpoint that a run continues from.
+    """
 
     def __init__(
         self,
@@ -73,12 +52,20 @@ class FineTuning:
         model_folder: Path,
         parameters: TrainParameters,
         tracker: Tracker,
+        ranks: Ranks = _ALONE,
+        effective_batch: int | None = None,
         watching: Sequence[TrainerCallback] = (),
     ) -> None:
-        """watching: told what the trainer does, whichever trainer it is after memory ran out."""
+        """effective_batch: clips of an optimizer step over all ranks; what the parameters make of it when not given.
+        watching: told what the trainer does, whichever trainer it is after memory ran out.
+        """
         encoding = source.manifest.encoding
-        self.run, self.source, self.tracker = run, source, tracker
-        self.parameters = _fitted(parameters, run.fitted())
+        self.run, self.source, self.tracker, self.ranks = run, source, tracker, ranks
+        self._effective_batch = effective_batch or (
+            parameters.train_batch_size * parameters.grad_accum_steps * ranks.size
+        )
+        self.parameters = parameters
+        self._fit(ranks.from_first(run.fitted))
         self.model_folder = model_folder
         self._watching = watching
         self.labels = LabelEncoder.from_folder(model_folder, encoding.language_token, encoding.task)
@@ -88,32 +75,35 @@ class FineTuning:
         source.refuse_replaced()
         self.trainer = self._build_trainer()
 
+    def _fit(self, fitted: FittedBatch | None) -> None:
+        """Divide the effective batch into micro batches, of the size that fitted the memory before if there is one."""
+        parameters = self.parameters
+        share = math.ceil(self._effective_batch / self.ranks.size)
+        micro_batch = min(share, fitted.train_batch_size if fitted else parameters.train_batch_size)
+        self.sizes = BatchSizes(self._effective_batch, micro_batch, self.ranks.size)
+        update: dict[str, object] = {"train_batch_size": micro_batch, "grad_accum_steps": self.sizes.accumulated}
+        if fitted is not None:
+            update["gradient_checkpointing"] = "on" if fitted.gradient_checkpointing else "off"
+        self.parameters = parameters.model_copy(update=update)
+
     def _build_trainer(self) -> WhisperTrainer:
         """A trainer of the untouched base model."""
         parameters = self.parameters
-        model = self._load_base()
+        model = load_base_model(self.model_folder, self.source.manifest)
         if parameters.freeze_encoder:
             model.freeze_encoder()
-        # A base model that was itself trained with SpecAugment has it on.
-        model.config.apply_spec_augment = parameters.spec_augment
-        if parameters.spec_augment:
-            model.config.update(
-                {
-                    "mask_time_prob": _MASKED_TIME,
-                    "mask_time_length": _MASK_LENGTH,
-                    "mask_feature_prob": _MASKED_MELS,
-                    "mask_feature_length": _MASK_LENGTH,
-                }
-            )
-        self.plan: DevicePlan = plan_device(parameters, model)
+        set_spec_augment(model, on=parameters.spec_augment)
+        self.plan: DevicePlan = common_plan(self.ranks.gather(plan_device(parameters, model)))
         return WhisperTrainer(
             model=model,
-            args=training_arguments(parameters, self.run.folder, self.plan),
+            args=training_arguments(parameters, self.run.folder, self.plan, self.ranks.rank),
             train_clips=self.clips["train"],
             validation_clips=self.clips["validation"],
             labels=self.labels,
             text_language=self.text_language,
             leading_metric=leading_metric(self.text_language),
+            batch_sizes=self.sizes,
+            ranks=self.ranks,
             early_stopping_patience=parameters.early_stopping_patience,
             callbacks=[ReportingCallback(self.tracker), *self._watching],
         )
@@ -124,9 +114,9 @@ class FineTuning:
         Raises:
             InterruptedJob: SIGTERM or SIGINT; a checkpoint was written.
         """
-        run = self.run
-        if run.trained.is_file():
-            self.trainer.state = TrainerState.load_from_json(str(run.trained))
+        run, ranks = self.run, self.ranks
+        if state := ranks.from_first(lambda: _state_in(run.trained) if run.trained.is_file() else None):
+            self.trainer.state = state
             return
         base = self._base_on("validation")
         if base is not None:
@@ -134,14 +124,15 @@ class FineTuning:
             self.tracker.log({f"eval/{k.removeprefix('eval_')}": v for k, v in base.metrics("eval").items()}, 0)
         while not self._fits_memory(self._train_or_continue):
             self._use_less_memory()
-        raise_if_stopped(f"step {self.trainer.state.global_step} is saved")
-        run.keep_state(self.trainer.state)
+        with ranks.together():
+            raise_if_stopped(f"step {self.trainer.state.global_step} is saved")
+        ranks.from_first(lambda: run.keep_state(self.trainer.state))
 
-    @staticmethod
-    def _fits_memory(work: Callable[[], None]) -> bool:
-        """Whether `work` got through. What it held is only free once the error, with its frames, is gone."""
+    def _fits_memory(self, work: Callable[[], None]) -> bool:
+        """Whether all ranks got through `work`. What it held is only free once the error, with its frames, is gone."""
         try:
-            work()
+            with self.ranks.together():
+                work()
         except torch.OutOfMemoryError as error:
             logger.warning("%s", str(error).splitlines()[0])
             return False
@@ -155,8 +146,7 @@ class FineTuning:
         Raises:
             PermanentError: a micro batch is one clip already.
         """
-        parameters = self.parameters
-        micro_batch, accumulated = parameters.train_batch_size, parameters.grad_accum_steps
+        parameters, micro_batch = self.parameters, self.sizes.micro
         if not self.plan.gradient_checkpointing and parameters.gradient_checkpointing == "auto":
             logger.warning("out of memory: gradient checkpointing is on from here on")
         elif micro_batch == 1:
@@ -166,31 +156,38 @@ class FineTuning:
                 action="try --gradient_checkpointing on or --freeze_encoder true, a smaller model or a larger device",
             )
         else:
-            smaller = max(divisor for divisor in range(1, micro_batch) if micro_batch % divisor == 0)
-            micro_batch, accumulated = smaller, accumulated * (micro_batch // smaller)
-            logger.warning(
-                "out of memory: %d clips in a micro batch and %d to a step from here on", smaller, accumulated
-            )
+            micro_batch //= 2
+            logger.warning("out of memory: %d clips in a micro batch from here on, and more of them", micro_batch)
         checkpointing = self.plan.gradient_checkpointing or parameters.gradient_checkpointing == "auto"
-        fitted = FittedBatch(micro_batch, accumulated, checkpointing)
-        self.run.keep_fitted(fitted)
-        self.parameters = _fitted(parameters, fitted)
+        fitted = FittedBatch(micro_batch, checkpointing)
+        self.ranks.from_first(lambda: self.run.keep_fitted(fitted))
+        self._fit(fitted)
         del self.trainer
         gc.collect()
         torch.cuda.empty_cache()
         self.trainer = self._build_trainer()
 
     def _train_or_continue(self) -> None:
-        checkpoint = self.run.checkpoint()
-        if checkpoint is not None:
-            self._continue(checkpoint)
+        checkpoint = self.ranks.from_first(self.run.checkpoint)
+        if checkpoint is None:
+            self.trainer.train()
             return
-        self.trainer.train()
+        with self.ranks.together():
+            self._refuse_unseen(checkpoint)
+        self._continue(checkpoint)
+
+    def _refuse_unseen(self, checkpoint: Path) -> None:
+        if not self.ranks.first and not is_complete(checkpoint):
+            raise PermanentError(
+                given=f"{checkpoint.absolute()}, which this rank does not see as the first one does",
+                expected="one --output_dir for all nodes, on a volume that they share",
+                action="give all nodes the same --output_dir on a shared volume, or continue on the node that has it",
+            )
 
     def _continue(self, checkpoint: Path) -> None:
         logger.info("continuing from step %d of %d", step_of(checkpoint), self.parameters.max_steps)
         trainer = self.trainer
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        state = _state_in(checkpoint / "trainer_state.json")
         if not trainer.is_done(state):
             trainer.args.eval_on_start = trainer.evaluation_is_missing(state)
             trainer.train(resume_from_checkpoint=str(checkpoint))
@@ -208,70 +205,47 @@ class FineTuning:
             InterruptedJob: SIGTERM or SIGINT; the evaluations that were finished are kept.
             PermanentError: the best weights are gone or damaged.
         """
-        trainer, run = self.trainer, self.run
-        best = trainer.best.verified()
+        trainer = self.trainer
+        best, on_validation = self.ranks.from_first(self._best)
+        trainer.load_weights(best)
+        tuned = self._remembered("tuned-test", lambda: trainer.assess(self._ordered("test"), "test, tuned model"))
+        log_rates("tuned model on test", tuned.metrics("test"), "test_")
+        finished = FinishedRun(
+            parameters=self.parameters,
+            sizes=self.sizes,
+            plan=self.plan,
+            optimizer=str(trainer.args.optim.value),
+            artifact=self.source.manifest,
+            clips=self.clips,
+            base_model=self.model_folder,
+            best=best,
+            state=trainer.state,
+            tuned={"validation": on_validation, "test": tuned},
+            base={split: self._base_on(split) for split in ("validation", "test")},
+        )
+        results = finished.results(model_name, model_revision)
+        self.ranks.from_first(lambda: self._write(finished, results))
+        return results
+
+    def _write(self, finished: FinishedRun, results: TrainingResults) -> None:
+        finished.write(self.run.model, results, self.labels)
+        tuned, base = finished.tuned["test"], finished.base["test"]
+        samples = sample_predictions(self.clips["test"], tuned, base, self.text_language)
+        self.tracker.log_predictions(self.trainer.state.global_step, samples)
+        shutil.rmtree(self.trainer.scratch, ignore_errors=True)
+
+    def _best(self) -> tuple[Path, Evaluation]:
+        best = self.trainer.best.verified()
         if best is None:
             raise PermanentError(
-                given=f"{run.folder}: training is done, and no folder best-STEP is complete",
+                given=f"{self.run.folder}: training is done, and no folder best-STEP is complete",
                 expected="the weights that did best on validation",
                 action="restore them from a copy, or move the folder away to train anew",
             )
-        best_folder, best_on_validation = best
-        trainer.load_weights(best_folder)
-        tuned = run.remembered("tuned-test", lambda: trainer.assess(self._ordered("test"), "test, tuned model"))
-        log_rates("tuned model on test", tuned.metrics("test"), "test_")
-        base = {split: self._base_on(split) for split in ("validation", "test")}
-        results = self._results(
-            model_name,
-            model_revision,
-            best_step=step_of(best_folder),
-            tuned={"validation": best_on_validation, "test": tuned},
-            base=base,
-        )
-        clips = self.clips["test"]
-        with sealed(run.model) as folder:
-            model = WhisperForConditionalGeneration.from_pretrained(best_folder, local_files_only=True)
-            # Masking is for training only; whoever trains further decides anew.
-            base_config = WhisperConfig.from_pretrained(self.model_folder, local_files_only=True)
-            model.config.update(_spec_augment_of(base_config))
-            extractor = WhisperFeatureExtractor.from_pretrained(self.model_folder, local_files_only=True)
-            save_model(folder, model, self.labels.tokenizer, extractor)
-            scores = score_clips(clips.ids, clips.texts, tuned.predictions, language_code=self.text_language)
-            write_predictions(folder, scores, base["test"].predictions if base["test"] else None)
-            validation = base["validation"]
-            draw_training_curves(
-                trainer.state.log_history,
-                folder / CURVES_NAME,
-                leading=trainer.leading_metric,
-                base=validation.scores.rates() if validation else None,
-                best_step=results.best_step,
-            )
-            write_results(results, folder / RESULTS_NAME)
-        samples = sample_predictions(clips, tuned, base["test"], self.text_language)
-        self.tracker.log_predictions(trainer.state.global_step, samples)
-        shutil.rmtree(trainer.scratch, ignore_errors=True)
-        return results
+        return best
 
     def _ordered(self, split: str) -> ClipDataset:
         return ClipDataset(self.clips[split], longest_first=True)
-
-    def _load_base(self) -> WhisperForConditionalGeneration:
-        try:
-            model = WhisperForConditionalGeneration.from_pretrained(
-                self.model_folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-            )
-        except SafetensorError as error:
-            raise PermanentError(
-                given=f"the weights in {self.model_folder} cannot be read ({error})",
-                expected="whole safetensors files",
-                action="download the checkpoint again, or choose another --model_id",
-            ) from error
-        encoding = self.source.manifest.encoding
-        model.config.forced_decoder_ids = model.generation_config.forced_decoder_ids = None
-        if is_multilingual(self.model_folder):
-            model.generation_config.language = encoding.language_token
-            model.generation_config.task = encoding.task
-        return model
 
     def _base_on(self, split: str) -> Evaluation | None:
         """How the untouched model does on a split; None when that was not asked for."""
@@ -279,70 +253,22 @@ class FineTuning:
             return None
 
         def assess() -> Evaluation:
-            self.trainer.model.load_state_dict(self._load_base().state_dict())
+            base = load_base_model(self.model_folder, self.source.manifest)
+            self.trainer.model.load_state_dict(base.state_dict())
             return self.trainer.assess(self._ordered(split), f"{split}, base model")
 
-        return self.run.remembered(f"base-{split}", assess)
+        return self._remembered(f"base-{split}", assess)
 
-    def _results(
-        self,
-        model_name: str,
-        model_revision: str,
-        best_step: int,
-        tuned: dict[str, Evaluation],
-        base: dict[str, Evaluation | None],
-    ) -> TrainingResults:
-        manifest, parameters, state = self.source.manifest, self.parameters, self.trainer.state
-        encoding, dataset = manifest.encoding, manifest.dataset
-        chosen = parameters.model_dump(include=set(_HYPERPARAMETERS))
-        return TrainingResults(
-            model_name=model_name,
-            model=Source.of(parameters.model_id, revision=model_revision),
-            dataset=Source(dataset.id, dataset.on_hub, dataset.revision, dataset.config),
-            artifact_sha256=manifest.sha256,
-            language_code=encoding.language_code,
-            language=encoding.language,
-            language_token=encoding.language_token,
-            multilingual=is_multilingual(self.model_folder),
-            task=encoding.task,
-            steps=state.global_step,
-            best_step=best_step,
-            epochs=state.epoch or 0.0,
-            train_runtime=train_seconds(state),
-            data={
-                split: SplitData(len(clips), clips.hours, dataset.splits.get(split, split))
-                for split, clips in self.clips.items()
-            },
-            splits={
-                split: SplitScores(before.scores if (before := base[split]) else None, after.scores)
-                for split, after in tuned.items()
-            },
-            rejected=manifest.rejected,
-            hyperparameters={
-                **{name: chosen[name] for name in _HYPERPARAMETERS},
-                "effective_batch_size": parameters.train_batch_size * parameters.grad_accum_steps,
-                "optimizer": str(self.trainer.args.optim.value),
-                **asdict(self.plan),
-            },
-            versions={
-                "python": platform.python_version(),
-                **{package: importlib.metadata.version(package) for package in _VERSIONS},
-            },
-        )
+    def _remembered(self, name: str, assess: Callable[[], Evaluation]) -> Evaluation:
+        """The evaluation kept under `name`, or else that of `assess`, which is kept."""
+        kept = self.ranks.from_first(lambda: self.run.evaluation(name))
+        if kept is not None:
+            return kept
+        evaluation = assess()
+        self.ranks.from_first(lambda: self.run.keep_evaluation(name, evaluation))
+        return evaluation
 
 
-def _fitted(parameters: TrainParameters, fitted: FittedBatch | None) -> TrainParameters:
-    if fitted is None:
-        return parameters
-    return parameters.model_copy(
-        update={
-            "train_batch_size": fitted.train_batch_size,
-            "grad_accum_steps": fitted.grad_accum_steps,
-            "gradient_checkpointing": "on" if fitted.gradient_checkpointing else "off",
-        }
-    )
-
-
-def _spec_augment_of(config: object) -> dict[str, object]:
-    names = ("apply_spec_augment", "mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length")
-    return {name: getattr(config, name) for name in names}
+def _state_in(path: Path) -> TrainerState:
+    state: TrainerState = TrainerState.load_from_json(str(path))
+    return state

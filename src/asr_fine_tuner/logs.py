@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, cast
 
+from asr_fine_tuner.launch import is_first_process
+
 # Tokens by their shape, so that one is caught even when it did not come from this process's environment.
 _TOKEN_SHAPES = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\bwandb_v1_\w{16,}|(?<=[Bb]earer )[\w.~+/-]{8,}=*")
 # C0 and C1 but tab and line feed, and what changes the direction of text (Unicode Standard Annex #9).
@@ -65,11 +67,13 @@ class _PlainFormatter(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Our messages from INFO on, the libraries' warnings."""
+    """Our messages from INFO on, and the libraries' warnings; of a process that does not speak for its job only what
+    is critical."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("asr_fine_tuner").setLevel(logging.INFO)
+    first = is_first_process()
+    logging.basicConfig(level=logging.WARNING if first else logging.CRITICAL, handlers=[handler], force=True)
+    logging.getLogger("asr_fine_tuner").setLevel(logging.INFO if first else logging.CRITICAL)
     logging.captureWarnings(capture=True)
     if not sys.stderr.isatty():
         # Bars of the libraries (downloads, weights) are for terminals; the Hub's client reads this when imported.

@@ -155,7 +155,7 @@ def _headline(results: TrainingResults) -> str:
 
 
 def _results(results: TrainingResults) -> str:
-    tables = []
+    tables = [f"**Do not prefer it to its base model: {results.warning}.**"] if results.warning else []
     for split, scores in sorted(results.splits.items()):
         base = scores.base.rates() if scores.base else {}
         tuned = scores.tuned.rates()

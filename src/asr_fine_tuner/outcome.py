@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar, cast
 from asr_fine_tuner.command_line import read_parameters
 from asr_fine_tuner.errors import ExitCode, InterruptedJob, JobError, PermanentError
 from asr_fine_tuner.files import is_full_disk
+from asr_fine_tuner.launch import is_first_process
 from asr_fine_tuner.logs import output_on_stderr, redact, without_controls
 from asr_fine_tuner.parameters import JobParameters
 from asr_fine_tuner.stop import allow_grace, stop_on_signals
@@ -130,7 +131,8 @@ def _make_temporary_folder() -> None:
 
 def _report(job: str, outcome: Mapping[str, object], code: ExitCode) -> None:
     line = redact(json.dumps({"job": job, **outcome, "exit_code": int(code)}, ensure_ascii=False))
-    print(line, file=sys.__stdout__, flush=True)
+    if is_first_process():
+        print(line, file=sys.__stdout__, flush=True)
     error = outcome.get("error")
     told = _told(job, cast("Mapping[str, str]", error), code) if error else line
     _write_termination_message(_cut(told, _TERMINATION_BYTES), code)

@@ -15,6 +15,7 @@ from asr_fine_tuner.disk import bytes_below, existing_parent, free_bytes, readab
 from asr_fine_tuner.encoding import model_format
 from asr_fine_tuner.errors import InterruptedJob, PermanentError
 from asr_fine_tuner.files import exclusive
+from asr_fine_tuner.launch import launch_of
 from asr_fine_tuner.locations import public_name
 from asr_fine_tuner.manifest import ModelFormat
 from asr_fine_tuner.memory import MemoryPlan, outline, plan_memory
@@ -39,7 +40,16 @@ def preflight(parameters: TrainParameters, free: Callable[[Path], int] = free_by
     found out. A failed check is no exception: see `exit_code` of the report.
 
     free: bytes free on the volume of a path.
+
+    Raises:
+        PermanentError: it was started as one of several processes.
     """
+    if (processes := launch_of(os.environ).processes) > 1:
+        raise PermanentError(
+            given=f"a preflight in {processes} processes",
+            expected="one process: it finds what each of the job's would",
+            action="run python -m jobs.preflight by itself, without torchrun or accelerate launch",
+        )
     os.environ.setdefault("HUB_PATIENCE_SECONDS", _HUB_PATIENCE_SECONDS)
     examination = _Examination(parameters, free)
     try:

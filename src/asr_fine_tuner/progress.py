@@ -12,6 +12,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from asr_fine_tuner.launch import is_first_process
+
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -47,7 +49,7 @@ class _LogBar:
 @contextlib.contextmanager
 def progress_bar(what: str, total: int, unit: str) -> Iterator[Bar]:
     """A bar that counts to `total` of `unit`."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or not is_first_process():
         yield _LogBar(what, total, unit)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))

@@ -113,12 +113,30 @@ class TrainingResults:
         """The metric that selected the best step: `wer` or `cer`."""
         return leading_metric(self.text_language)
 
+    @property
+    def warning(self) -> str | None:
+        """What to say when the base model does better on the test split, by the leading metric."""
+        scores, metric = self.splits.get("test"), self.leading_metric
+        base = scores.base.rates().get(metric) if scores and scores.base else None
+        tuned = scores.tuned.rates().get(metric) if scores else None
+        if base is None or tuned is None or tuned <= base:
+            return None
+        return (
+            f"the tuned model does worse than the base model on the test split: {METRIC_NAMES[metric]} "
+            f"{percent(tuned)} against {percent(base)}"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         splits = {
             split: {"base": scores.base and scores.base.as_dict(), "tuned": scores.tuned.as_dict()}
             for split, scores in self.splits.items()
         }
-        return {**dataclasses.asdict(self), "leading_metric": self.leading_metric, "splits": splits}
+        return {
+            **dataclasses.asdict(self),
+            "leading_metric": self.leading_metric,
+            "warning": self.warning,
+            "splits": splits,
+        }
 
 
 def write_results(results: TrainingResults, path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,14 +19,15 @@ if TYPE_CHECKING:
     from transformers import TrainerState
 
 Identity = Mapping[str, str | int | float | bool | None]
+# The parts of an identity that together make the clips of an optimizer step.
+BATCH = ("train_batch_size", "grad_accum_steps", "processes")
 
 
 @dataclass(frozen=True, slots=True)
 class FittedBatch:
-    """An effective batch in micro batches that the device holds."""
+    """A micro batch that the device holds, of so many clips."""
 
     train_batch_size: int
-    grad_accum_steps: int
     gradient_checkpointing: bool
 
 
@@ -78,8 +80,11 @@ class RunFolder:
     def is_finished(self) -> bool:
         return self.model.is_dir() and is_complete(self.model)
 
-    def check(self, identity: Identity, *, resume: bool) -> None:
+    def check(self, identity: Identity, *, resume: bool) -> Identity:
         """Look, without writing, whether this folder is free for the run `identity` or belongs to it.
+
+        Returns the identity of the run: with the batch that it was begun with, when it continues with the same clips
+        to a step in other micro batches, or with the same parameters on another number of processes.
 
         Raises:
             PermanentError: it holds another run, or `resume` is off and it holds one at all.
@@ -88,11 +93,12 @@ class RunFolder:
         if not path.is_file():
             if checkpoints_in(self.folder):
                 raise self._taken("checkpoints of an unknown run")
-            return
+            return identity
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise self._taken(f"an unreadable {path.name}") from None
+        identity = _with_the_batch_of(found, identity)
         differences = [
             f"{name} {found.get(name)!r} rather than {identity.get(name)!r}"
             for name in sorted({*found, *identity})
@@ -102,17 +108,19 @@ class RunFolder:
             raise self._taken(f"a run with {', '.join(differences)}")
         if not resume:
             raise self._taken("this run already, and --resume is false")
+        return identity
 
-    def claim(self, identity: Identity, *, resume: bool) -> None:
-        """Make this the folder of the run `identity`, or check that it is. Needs the lock.
+    def claim(self, identity: Identity, *, resume: bool) -> Identity:
+        """Make this the folder of the run `identity`, or check that it is. Needs the lock. Returns as `check`.
 
         Raises:
             PermanentError: as `check`.
         """
-        self.check(identity, resume=resume)
+        identity = self.check(identity, resume=resume)
         self._remove_leftovers()
         if not self._identity.is_file():
             write_atomically(self._identity, canonical_json(dict(identity)))
+        return identity
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed job was staging: a checkpoint that nobody finishes takes the room of one."""
@@ -135,14 +143,13 @@ class RunFolder:
             )
         return newest
 
-    def remembered(self, name: str, assess: Callable[[], Evaluation]) -> Evaluation:
-        """The evaluation kept under `name`, or else that of `assess`, which is kept."""
+    def evaluation(self, name: str) -> Evaluation | None:
+        """The evaluation that is kept under `name`."""
         path = self._evaluations / f"{name}.json"
-        if path.is_file():
-            return Evaluation.read(path)
-        evaluation = assess()
-        evaluation.write(path)
-        return evaluation
+        return Evaluation.read(path) if path.is_file() else None
+
+    def keep_evaluation(self, name: str, evaluation: Evaluation) -> None:
+        evaluation.write(self._evaluations / f"{name}.json")
 
     def _taken(self, held: str) -> PermanentError:
         return PermanentError(
@@ -150,6 +157,20 @@ class RunFolder:
             expected="an empty folder, or the same run to continue",
             action="give another --output_dir, or the parameters of that run to continue it",
         )
+
+
+def effective_batch(identity: Identity) -> int:
+    """Clips in an optimizer step of the run."""
+    return math.prod(int(identity[name] or 0) for name in BATCH)
+
+
+def _with_the_batch_of(begun: Identity, identity: Identity) -> Identity:
+    if not {*BATCH} <= begun.keys():
+        return identity
+    same_parameters = all(begun[name] == identity[name] for name in BATCH if name != "processes")
+    if same_parameters or effective_batch(begun) == effective_batch(identity):
+        return {**identity, **{name: begun[name] for name in BATCH}}
+    return identity
 
 
 def run_id(identity: Identity, folder: Path) -> str:

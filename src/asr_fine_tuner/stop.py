@@ -13,6 +13,7 @@ from multiprocessing.synchronize import Event
 from types import FrameType
 
 from asr_fine_tuner.errors import ExitCode, InterruptedJob
+from asr_fine_tuner.launch import is_alone
 
 # Schedulers kill 30 s after SIGTERM unless told otherwise.
 DEFAULT_GRACE_SECONDS = 25.0
@@ -42,7 +43,8 @@ def stop_on_signals(on_grace_over: Callable[[], None] | None = None) -> Iterator
     finally:
         watchdog.close()
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            # torchrun ends the other processes as soon as one has ended: that must not change how they end.
+            signal.signal(number, handler if is_alone() else signal.SIG_IGN)
         _requested.clear()
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import shutil
+import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors.torch import load_model
+from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
     Seq2SeqTrainer,
@@ -23,36 +25,21 @@ from transformers import (
 )
 
 from asr_fine_tuner.artifact import ArtifactSplit
-from asr_fine_tuner.batches import IGNORED_LABEL, Batch, ClipDataset, Collator
+from asr_fine_tuner.batches import Batch, BatchSizes, ClipDataset, Collator, TrainingBatches
 from asr_fine_tuner.best_weights import BestWeights
 from asr_fine_tuner.checkpoints import checkpoint_folder, remove_older, sealed
 from asr_fine_tuner.errors import InterruptedJob, PermanentError
-from asr_fine_tuner.evaluation import Evaluation, generation_limit
+from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.files import rename_folder
 from asr_fine_tuner.labels import LabelEncoder
-from asr_fine_tuner.metrics import error_rate_metric
-from asr_fine_tuner.progress import progress_bar
-from asr_fine_tuner.stop import raise_if_stopped, stop_requested
+from asr_fine_tuner.ranks import Ranks
+from asr_fine_tuner.stop import stop_requested
+from asr_fine_tuner.transcribing import Transcriber, token_loss
 
 logger = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
-_LOADS_WEIGHTS = "model.safetensors"
-
-
-def token_loss(
-    outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
-) -> torch.Tensor:
-    """Cross entropy summed over the labels of a micro batch, over the labels of the whole effective batch.
-
-    Whisper's own loss is a mean over the micro batch, and its forward takes any keyword, so that the trainer believes
-    the loss to be scaled for gradient accumulation when it is not: gradients would grow with grad_accum_steps.
-    """
-    logits = outputs["logits"]
-    total = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
-    )
-    return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED_LABEL).sum())
+_WEIGHTS = "model.safetensors"
 
 
 def train_seconds(state: TrainerState) -> float:
@@ -79,34 +66,43 @@ class WhisperTrainer(Seq2SeqTrainer):
         labels: LabelEncoder,
         text_language: str,
         leading_metric: str,
+        batch_sizes: BatchSizes,
+        ranks: Ranks,
         early_stopping_patience: int | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         """text_language: Whisper's code of the language of the transcripts (English for translations)."""
         config = model.config
+        collator = Collator(
+            # The encoder's second convolution halves the frame rate.
+            window_frames=2 * config.max_source_positions,
+            decoder_start_token_id=config.decoder_start_token_id,
+            pad_token_id=config.pad_token_id,
+            mask_padding=bool(config.apply_spec_augment),
+        )
         super().__init__(
             model=model,
             args=args,
             train_dataset=ClipDataset(train_clips),
             eval_dataset=ClipDataset(validation_clips, longest_first=True),
-            data_collator=Collator(
-                # The encoder's second convolution halves the frame rate.
-                window_frames=2 * config.max_source_positions,
-                decoder_start_token_id=config.decoder_start_token_id,
-                pad_token_id=config.pad_token_id,
-                mask_padding=bool(config.apply_spec_augment),
-            ),
+            data_collator=collator,
             compute_loss_func=token_loss,
-            callbacks=[_StopOnRequest(), *(callbacks or [])],
+            callbacks=[_StopOnRequest(ranks), *(callbacks or [])],
         )
+        # Without DistributedDataParallel around the model: see `Ranks.average_gradients`.
+        prepare = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
+        self.accelerator.prepare_model = prepare
         self.remove_callback(PrinterCallback)
         # Else `num_items_in_batch` would travel into the model's forward, which has no use for it.
         self.model_accepts_loss_kwargs = False
+        self.ranks = ranks
         self.leading_metric = leading_metric
         self.best = BestWeights(self.run_dir, leading_metric)
         self.last_evaluation: Evaluation | None = None
-        self._labels = labels
-        self._text_language = text_language
+        self._batches = TrainingBatches(len(train_clips), batch_sizes, seed=args.data_seed, rank=ranks.rank)
+        self._transcriber = Transcriber(
+            model, args, self.accelerator, collator, labels, text_language, self.scratch, ranks
+        )
         self._patience = early_stopping_patience
         self._saving_to: Path | None = None
         # Since the last log: seconds of audio trained on, seconds that took, and when the clock was last started.
@@ -120,12 +116,25 @@ class WhisperTrainer(Seq2SeqTrainer):
 
     @property
     def scratch(self) -> Path:
-        """Where an evaluation keeps its predictions until they are scored; an interrupted one leaves them there."""
         return self.run_dir / "scratch"
 
-    @property
-    def _prompt_length(self) -> int:
-        return len(self._labels.tokenizer.prefix_tokens)
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        """The micro batches of this rank; the epoch that they are of is set when it begins."""
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self._batches,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Any:
+        # Adds up the labels of all ranks; one that could not read its clips says so here.
+        self.ranks.meet()
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def store_flos(self) -> None:
+        self.ranks.meet()  # for what it adds up
+        super().store_flos()
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -135,6 +144,8 @@ class WhisperTrainer(Seq2SeqTrainer):
         inputs.pop("clip_index")
         loss = cast("torch.Tensor", super().training_step(model, inputs, num_items_in_batch))
         self._refuse_non_finite("loss", loss)
+        if self.accelerator.sync_gradients:
+            self.ranks.average_gradients(model.parameters())
         return loss
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: float | torch.Tensor | None = None) -> Any:
@@ -161,7 +172,7 @@ class WhisperTrainer(Seq2SeqTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             self._stop_clock()
-            logs["audio_seconds_per_second"] = self._audio_seconds / self._training_seconds
+            logs["audio_seconds_per_second"] = self.ranks.sum(self._audio_seconds) / self._training_seconds
             logs["train_seconds"] = train_seconds(self.state) + self._training_seconds
             self._audio_seconds = self._training_seconds = 0.0
         super().log(logs, start_time)
@@ -173,80 +184,9 @@ class WhisperTrainer(Seq2SeqTrainer):
         self._clock_started = None
 
     def assess(self, clips: ClipDataset, what: str) -> Evaluation:
-        """Transcribe and score every clip, in smaller batches when the device cannot hold `eval_batch_size` clips.
-
-        Raises:
-            InterruptedJob: SIGTERM or SIGINT, seen after each batch.
-            PermanentError: out of memory with one clip in a batch.
-        """
-        while True:
-            try:
-                return self._assess(clips, what)
-            except torch.OutOfMemoryError as error:
-                batch_size = self.args.per_device_eval_batch_size
-                if batch_size == 1:
-                    raise PermanentError(
-                        given="evaluation is out of memory with one clip in a batch",
-                        expected="a device that holds the model, its gradients and Adam's two moments",
-                        action="try --freeze_encoder true, a smaller model or a larger device",
-                    ) from error
-            self.args.per_device_eval_batch_size = batch_size // 2
-            logger.warning("out of memory: evaluation goes on with %d clips in a batch", batch_size // 2)
-            torch.cuda.empty_cache()
-
-    def _assess(self, clips: ClipDataset, what: str) -> Evaluation:
+        """How the weights as they are do on a split; see `Transcriber.assess`."""
         self._stop_clock()
-        began = time.monotonic()
-        metric = error_rate_metric(
-            language_code=self._text_language,
-            scratch=self.scratch,
-            english_spelling=self._labels.tokenizer.english_spelling_normalizer,
-        )
-        limit = generation_limit(
-            clips.longest_labels - self._prompt_length,
-            self.args.generation_max_length,
-            self.model.config.max_target_positions,
-            self._prompt_length,
-        )
-        predictions = [""] * len(clips)
-        loss, n_labels = 0.0, 0
-        loader = self.get_eval_dataloader(clips)
-        self.model.eval()
-        # A loader draws a seed for workers it does not have; masks and dropout of training must not depend on it.
-        with torch.random.fork_rng(devices=[]), progress_bar(what, len(clips), "clips") as bar:
-            for batch in loader:
-                indices = batch["clip_index"].tolist()
-                batch_loss, transcripts = self._transcribe(batch, limit)
-                loss += batch_loss
-                n_labels += int((batch["labels"] != IGNORED_LABEL).sum())
-                for index, transcript in zip(indices, transcripts, strict=True):
-                    predictions[index] = transcript
-                metric.add_batch(predictions=transcripts, references=[clips.clips.texts[index] for index in indices])
-                bar.advance(len(indices))
-                raise_if_stopped("the evaluation was left")
-        return Evaluation(metric.compute(), loss / n_labels, predictions, limit, time.monotonic() - began)
-
-    @torch.no_grad()
-    def _transcribe(self, batch: Batch, max_new_tokens: int) -> tuple[float, list[str]]:
-        """Summed cross entropy of the labels, and the transcripts.
-
-        The encoder runs once for both, and one autocast context spans the whole, so that the weights are cast once
-        and not at every decoding step. The trainer wraps only the model's forward, and only once it trains.
-        """
-        inputs = self._prepare_inputs(dict(batch))
-        with self.accelerator.autocast():
-            encoded = self.model.get_encoder()(inputs["input_features"])
-            outputs = self.model(encoder_outputs=encoded, decoder_input_ids=inputs["decoder_input_ids"])
-            loss = token_loss(outputs, inputs["labels"], 1)
-            tokens = self.model.generate(
-                encoder_outputs=encoded,
-                max_new_tokens=max_new_tokens,
-                num_beams=1,
-                do_sample=False,
-                # A clip fits the window; a stray timestamp token must not start a second pass over it.
-                force_unique_generate_call=True,
-            )
-        return float(loss), [self._labels.decode(row) for row in tokens.tolist()]
+        return self._transcriber.assess(clips, what)
 
     def evaluate(
         self,
@@ -260,7 +200,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         metrics = evaluation.metrics(metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.best.offer(self.state.global_step, evaluation, self.model.save_pretrained)
+        self.ranks.from_first(lambda: self.best.offer(self.state.global_step, evaluation, self.model.save_pretrained))
         if self._out_of_patience(self.state):
             logger.info("no better evaluation in %d: training stops early", self._patience)
             self.control.should_training_stop = True
@@ -286,10 +226,14 @@ class WhisperTrainer(Seq2SeqTrainer):
     def _run_epoch(self, **arguments: Any) -> None:
         # The evaluation that a resumed run makes up for can be the one that ends it.
         if not self.control.should_training_stop:
+            self._batches.set_epoch(arguments["epoch"])
             super()._run_epoch(**arguments)
 
     def load_weights(self, folder: Path) -> None:
-        load_model(self.model, folder / _LOADS_WEIGHTS, device=str(self.args.device))
+        """Take the weights in `folder`, which only the first rank has to see."""
+        if self.ranks.first:
+            load_model(self.model, folder / _WEIGHTS)
+        self.ranks.copy_from_first(self.model)
 
     def _get_output_dir(self, trial: object) -> str:
         return str(self._saving_to) if self._saving_to else str(super()._get_output_dir(trial))
@@ -297,16 +241,29 @@ class WhisperTrainer(Seq2SeqTrainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
         """Write the trainer's own checkpoint to a staging folder; it appears under its name when it is whole."""
         self._stop_clock()
-        target = checkpoint_folder(self.run_dir, self.state.global_step)
-        with sealed(target) as staging:
-            self._saving_to = staging.with_name(f"{staging.name}.parent")
-            try:
-                super()._save_checkpoint(model, trial)
-                rename_folder(self._saving_to / target.name, staging)
-            finally:
-                shutil.rmtree(self._saving_to, ignore_errors=True)
-                self._saving_to = None
-        remove_older(self.run_dir, self.state.global_step, KEPT_CHECKPOINTS)
+        with self.ranks.together():
+            if not self.ranks.first:
+                super()._save_checkpoint(model, trial)  # where the others tell what only they know
+                return
+            target = checkpoint_folder(self.run_dir, self.state.global_step)
+            with sealed(target) as staging:
+                self._saving_to = staging.with_name(f"{staging.name}.parent")
+                try:
+                    super()._save_checkpoint(model, trial)
+                    rename_folder(self._saving_to / target.name, staging)
+                finally:
+                    shutil.rmtree(self._saving_to, ignore_errors=True)
+                    self._saving_to = None
+            remove_older(self.run_dir, self.state.global_step, KEPT_CHECKPOINTS)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Write the state of chance of every rank, which is a file for each."""
+        with tempfile.TemporaryDirectory() as own:
+            super()._save_rng_state(own)
+            states = self.ranks.gather({path.name: path.read_bytes() for path in Path(own).iterdir()})
+        if self.ranks.first:
+            for name, state in ((name, state) for of_rank in states for name, state in of_rank.items()):
+                Path(output_dir, name).write_bytes(state)
 
     def _maybe_log_save_evaluate(
         self, tr_loss: torch.Tensor, grad_norm: Any, model: torch.nn.Module, *rest: Any, **more: Any
@@ -319,7 +276,10 @@ class WhisperTrainer(Seq2SeqTrainer):
 
 
 class _StopOnRequest(TrainerCallback):
-    """SIGTERM or SIGINT: save a checkpoint after the step in progress and leave the loop; no evaluation first."""
+    """SIGTERM or SIGINT at any rank: save a checkpoint after the step in progress and leave; no evaluation first."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
 
     def on_train_begin(
         self,
@@ -338,7 +298,7 @@ class _StopOnRequest(TrainerCallback):
         control: TrainerControl,
         **_: Any,
     ) -> TrainerControl:
-        if stop_requested():
+        if self._ranks.sum(stop_requested()):
             control.should_save = True
             control.should_evaluate = False
             control.should_training_stop = True

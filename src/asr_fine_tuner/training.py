@@ -101,39 +101,34 @@ def train(parameters: TrainParameters, tracker: Tracker | None = None) -> TrainR
     """
     with joined_ranks() as ranks:
         source, model, made_of = ranks.from_first_of_node(lambda: _verified_input(parameters))
-        model_name = parameters.model_name or default_model_name(
-            parameters.model_id, source.manifest.encoding.language_code
-        )
-        repo_id = ranks.from_first(lambda: _publishes_to(model_name, parameters))
-        run = run_folder(parameters, model_name)
+        name = parameters.model_name or default_model_name(parameters.model_id, source.manifest.encoding.language_code)
+        repo_id = ranks.from_first(lambda: _publishes_to(name, parameters))
+        job = _Job(parameters, source, model, name, repo_id, run_folder(parameters, name), ranks)
         identity = run_identity(source.manifest, made_of, parameters, ranks.size)
         _refuse_another_job(ranks.gather(identity))
-        with _locked(run) if ranks.first else contextlib.nullcontext():
-            identity = ranks.from_first(lambda: run.claim(identity, resume=parameters.resume))
+        with _locked(job.run) if ranks.first else contextlib.nullcontext():
+            identity = ranks.from_first(lambda: job.run.claim(identity, resume=parameters.resume))
             tracking_url = None
-            trained = not ranks.from_first(run.is_finished)
+            trained = not ranks.from_first(job.run.is_finished)
             if trained:
-                ranks.from_first(lambda: check_room(run.folder, source, model, parameters))
-                tracking_url = _fine_tune(
-                    ranks, run, source, parameters, model_name, identity, made_of.revision, tracker
-                )
+                ranks.from_first(lambda: check_room(job.run.folder, source, model, parameters))
+                tracking_url = _fine_tune(job, identity, tracker)
             else:
-                logger.info("the model in %s is finished already", run.model)
+                logger.info("the model in %s is finished already", job.run.model)
+            return ranks.from_first(lambda: _conclude(job, tracking_url, trained=trained))
 
-            def concluded() -> TrainResult:
-                # A finished run may be published under another name than it was made for.
-                results = replace(read_results(run.model / RESULTS_NAME), model_name=model_name)
-                _write_card(run, results, repo_id or model_name, model.licence)
-                Console(stderr=True).print(results_table(results))
-                if told := results.worse_than_base():
-                    logger.warning("%s", told)
-                if parameters.output_dir is None and (platform := platform_folders()):
-                    platform.collect(run.model, published_files(run.model, with_transcripts=True))
-                published = _publish(run, source, parameters, repo_id)
-                url = published.url if published else None
-                return _result(run, results, repo_id, url, tracking_url, trained=trained)
 
-            return ranks.from_first(concluded)
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """model: its files but for the weights. model_name: of the tuned model. repo_id: where it will be published."""
+
+    parameters: TrainParameters
+    source: TrainingInput
+    model: hub.ModelFiles
+    model_name: str
+    repo_id: str | None
+    run: RunFolder
+    ranks: Ranks
 
 
 def _verified_input(parameters: TrainParameters) -> tuple[TrainingInput, hub.ModelFiles, ModelFormat]:
@@ -189,33 +184,25 @@ def run_identity(artifact: Manifest, model: ModelFormat, parameters: TrainParame
     }
 
 
-def _fine_tune(
-    ranks: Ranks,
-    run: RunFolder,
-    source: TrainingInput,
-    parameters: TrainParameters,
-    model_name: str,
-    identity: Identity,
-    model_revision: str,
-    also: Tracker | None,
-) -> str | None:
+def _fine_tune(job: _Job, identity: Identity, also: Tracker | None) -> str | None:
     """Train, and write the finished model; returns where the run can be seen.
 
-    model_revision: of the base model; the branch that was asked for can have moved since it was looked up.
     also: is told what W&B is told.
     """
-    manifest = source.manifest
-    weights = ranks.from_first_of_node(lambda: hub.download_model(parameters.model_id, model_revision, weights=True))
+    parameters, ranks = job.parameters, job.ranks
+    # The branch that was asked for can have moved since it was looked up.
+    revision = job.model.revision
+    weights = ranks.from_first_of_node(lambda: hub.download_model(parameters.model_id, revision, weights=True))
     tracker: Tracker = NoTracker()
     if ranks.first:
-        tracker = _start_tracking(run, manifest, parameters, model_name, identity)
+        tracker = _start_tracking(job, identity)
         tracker = Trackers(tracker, also) if also is not None else tracker
     code = ExitCode.BUG
     summary: dict[str, float | int | str | None] = {}
     try:
-        fine_tuning = FineTuning(run, source, weights.folder, parameters, tracker, ranks, effective_batch(identity))
-        fine_tuning.train()
-        results = fine_tuning.finish(model_name, model_revision)
+        tuning = FineTuning(job.run, job.source, weights.folder, parameters, tracker, ranks, effective_batch(identity))
+        tuning.train()
+        results = tuning.finish(job.model_name, revision)
         summary = {**_flat_metrics(results), "best_step": results.best_step}
         code = ExitCode.DONE
     except JobError as error:
@@ -226,21 +213,51 @@ def _fine_tune(
     return tracker.url
 
 
-def _start_tracking(
-    run: RunFolder, manifest: Manifest, parameters: TrainParameters, model_name: str, identity: Identity
-) -> Tracker:
+def _start_tracking(job: _Job, identity: Identity) -> Tracker:
+    manifest = job.source.manifest
+    how = job.parameters.model_dump(include={"eval_batch_size", "logging_steps", "save_steps"})
     return start_tracking(
-        run_id=run_id(identity, run.folder),
-        name=model_name,
+        run_id=run_id(identity, job.run.folder),
+        name=job.model_name,
         # Not where files lie on this machine.
-        parameters={**identity, **parameters.model_dump(include={"eval_batch_size", "logging_steps", "save_steps"})},
+        parameters={**identity, **how},
         dataset_summary={
             "dataset": manifest.dataset.model_dump(),
             "splits": {split: summary.model_dump() for split, summary in manifest.splits.items()},
             "rejected": manifest.rejected,
             "artifact": manifest.sha256,
         },
-        directory=run.folder,
+        directory=job.run.folder,
+    )
+
+
+def _conclude(job: _Job, tracking_url: str | None, *, trained: bool) -> TrainResult:
+    """Tell the results of the finished model, and publish it."""
+    parameters, run = job.parameters, job.run
+    # A finished run may be published under another name than it was made for.
+    results = replace(read_results(run.model / RESULTS_NAME), model_name=job.model_name)
+    _write_card(run, results, job.repo_id or job.model_name, job.model.licence)
+    Console(stderr=True).print(results_table(results))
+    if results.warning:
+        logger.warning("%s", results.warning)
+    if parameters.output_dir is None and (platform := platform_folders()):
+        platform.collect(run.model, published_files(run.model, with_transcripts=True))
+    published = _publish(job)
+    return TrainResult(
+        model_dir=run.model,
+        model_name=job.model_name,
+        repo_id=job.repo_id,
+        url=published.url if published else None,
+        tracking_url=tracking_url,
+        trained=trained,
+        steps=results.steps,
+        best_step=results.best_step,
+        train_batch_size=int(results.hyperparameters["train_batch_size"] or 0),
+        grad_accum_steps=int(results.hyperparameters["grad_accum_steps"] or 0),
+        processes=int(results.hyperparameters.get("processes") or 1),
+        clips={split: data.clips for split, data in results.data.items()},
+        hours={split: round(data.hours, 6) for split, data in results.data.items()},
+        metrics=_flat_metrics(results),
     )
 
 
@@ -250,10 +267,9 @@ def _write_card(run: RunFolder, results: TrainingResults, repo_id: str, licence:
     write_model_card(run.model, results, repo_id=repo_id, licence=licence, curves=curves)
 
 
-def _publish(
-    run: RunFolder, source: TrainingInput, parameters: TrainParameters, repo_id: str | None
-) -> hub.UploadedModel | None:
-    if repo_id is None:
+def _publish(job: _Job) -> hub.UploadedModel | None:
+    run = job.run
+    if job.repo_id is None:
         logger.info(
             "the model is in %s; to publish it, set HF_TOKEN and run the same command again with --publish true "
             "(it will not train again)",
@@ -261,39 +277,12 @@ def _publish(
         )
         return None
     raise_if_stopped(f"the finished model is in {run.model}")
-    dataset = source.manifest.dataset
+    dataset = job.source.manifest.dataset
     # predictions.jsonl quotes the test transcripts: only for those who may read them anyway.
-    with_transcripts = parameters.private or (dataset.on_hub and hub.is_public_dataset(dataset.id))
-    uploaded = hub.upload_model(run.model, repo_id, published_files(run.model, with_transcripts=with_transcripts))
+    with_transcripts = job.parameters.private or (dataset.on_hub and hub.is_public_dataset(dataset.id))
+    uploaded = hub.upload_model(run.model, job.repo_id, published_files(run.model, with_transcripts=with_transcripts))
     logger.info("published: %s", uploaded.url)
     return uploaded
-
-
-def _result(
-    run: RunFolder,
-    results: TrainingResults,
-    repo_id: str | None,
-    url: str | None,
-    tracking_url: str | None,
-    *,
-    trained: bool,
-) -> TrainResult:
-    return TrainResult(
-        model_dir=run.model,
-        model_name=results.model_name,
-        repo_id=repo_id,
-        url=url,
-        tracking_url=tracking_url,
-        trained=trained,
-        steps=results.steps,
-        best_step=results.best_step,
-        train_batch_size=int(results.hyperparameters["train_batch_size"] or 0),
-        grad_accum_steps=int(results.hyperparameters["grad_accum_steps"] or 0),
-        processes=int(results.hyperparameters["processes"] or 0),
-        clips={split: data.clips for split, data in results.data.items()},
-        hours={split: round(data.hours, 6) for split, data in results.data.items()},
-        metrics=_flat_metrics(results),
-    )
 
 
 def _flat_metrics(results: TrainingResults) -> dict[str, float]:

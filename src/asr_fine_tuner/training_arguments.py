@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -62,6 +63,17 @@ def plan_device(parameters: TrainParameters, model: WhisperForConditionalGenerat
     return DevicePlan(_device_name(), precision, checkpointing)
 
 
+def common_plan(plans: Sequence[DevicePlan]) -> DevicePlan:
+    """What all devices can do: the first one's plan, with what any of them needs to be spared."""
+    precisions = {plan.precision for plan in plans}
+    return replace(
+        plans[0],
+        # Of what auto chooses on GPUs, fp16 is what the older ones compute in.
+        precision="fp16" if precisions == {"bf16", "fp16"} else plans[0].precision,
+        gradient_checkpointing=any(plan.gradient_checkpointing for plan in plans),
+    )
+
+
 def training_bytes(
     model: WhisperForConditionalGeneration, micro_batch: int, precision: str, *, checkpointing: bool = False
 ) -> float:
@@ -85,8 +97,13 @@ def training_bytes(
     return float(trainable * _STATE_BYTES_PER_PARAMETER + frozen * 4 + activations + logits)
 
 
-def training_arguments(parameters: TrainParameters, output_dir: Path, plan: DevicePlan) -> Seq2SeqTrainingArguments:
-    """Arguments of the trainer. Tokens never enter them: checkpoints keep a copy."""
+def training_arguments(
+    parameters: TrainParameters, output_dir: Path, plan: DevicePlan, rank: int = 0
+) -> Seq2SeqTrainingArguments:
+    """Arguments of the trainer. Tokens never enter them: checkpoints keep a copy.
+
+    rank: what is drawn by chance is drawn anew by each rank, except the order of the clips.
+    """
     if parameters.warmup_steps >= parameters.max_steps:
         logger.warning(
             "--warmup_steps %d is not below --max_steps %d: the learning rate stays below --learning_rate %g",
@@ -118,7 +135,7 @@ def training_arguments(parameters: TrainParameters, output_dir: Path, plan: Devi
         save_steps=parameters.save_steps,
         predict_with_generate=True,
         generation_max_length=parameters.max_sequence_length,
-        seed=parameters.seed,
+        seed=parameters.seed + rank,
         data_seed=parameters.seed,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -127,7 +144,7 @@ def training_arguments(parameters: TrainParameters, output_dir: Path, plan: Devi
         push_to_hub=False,
     )
     if arguments.n_gpu > 1:
-        logger.info("one of %d GPUs is used", arguments.n_gpu)
+        logger.info("one of %d GPUs is used; to use all of them, start with torchrun", arguments.n_gpu)
         # Else the trainer would give a whole micro batch to each (DataParallel): another effective batch.
         arguments._n_gpu = 1
     return arguments

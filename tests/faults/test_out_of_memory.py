@@ -14,6 +14,7 @@ from asr_fine_tuner.fine_tuning import FineTuning
 from asr_fine_tuner.results import read_results
 from asr_fine_tuner.trainer import WhisperTrainer
 from asr_fine_tuner.training import train
+from asr_fine_tuner.transcribing import Transcriber
 
 
 @pytest.fixture
@@ -22,15 +23,15 @@ def device_holds(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def limit(clips: int) -> None:
         def limited(method: Callable[..., Any], batch_argument: int) -> Callable[..., Any]:
-            def call(trainer: WhisperTrainer, *arguments: Any) -> Any:
+            def call(worker: WhisperTrainer | Transcriber, *arguments: Any) -> Any:
                 if len(arguments[batch_argument]["labels"]) > clips:
                     raise torch.OutOfMemoryError("out of memory")
-                return method(trainer, *arguments)
+                return method(worker, *arguments)
 
             return call
 
         monkeypatch.setattr(WhisperTrainer, "training_step", limited(WhisperTrainer.training_step, 1))
-        monkeypatch.setattr(WhisperTrainer, "_transcribe", limited(WhisperTrainer._transcribe, 0))
+        monkeypatch.setattr(Transcriber, "_transcribe", limited(Transcriber._transcribe, 0))
 
     return limit
 

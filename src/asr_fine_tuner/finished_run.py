@@ -1,0 +1,129 @@
+"""A run that is trained and evaluated -> its results, and the folder of the finished model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers import TrainerState, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+from asr_fine_tuner.artifact import ArtifactSplit
+from asr_fine_tuner.base_model import restore_spec_augment
+from asr_fine_tuner.batches import BatchSizes
+from asr_fine_tuner.checkpoints import sealed, step_of
+from asr_fine_tuner.curves import draw_training_curves
+from asr_fine_tuner.evaluation import Evaluation
+from asr_fine_tuner.labels import LabelEncoder
+from asr_fine_tuner.manifest import Manifest
+from asr_fine_tuner.metrics import score_clips
+from asr_fine_tuner.model_folder import CURVES_NAME, RESULTS_NAME, save_model, write_predictions
+from asr_fine_tuner.parameters import TrainParameters
+from asr_fine_tuner.results import Source, SplitData, SplitScores, TrainingResults, write_results
+from asr_fine_tuner.trainer import train_seconds
+from asr_fine_tuner.training_arguments import DevicePlan
+
+_VERSIONS = ("asr-fine-tuner", "torch", "transformers", "datasets", "accelerate", "evaluate", "jiwer")
+# Shown in the model card. Where and what to publish, and where files lie, is nobody else's business.
+_HYPERPARAMETERS = (
+    "max_steps",
+    "learning_rate",
+    "lr_scheduler",
+    "warmup_steps",
+    "train_batch_size",
+    "grad_accum_steps",
+    "eval_steps",
+    "early_stopping_patience",
+    "freeze_encoder",
+    "spec_augment",
+    "max_sequence_length",
+    "seed",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """What there is to tell of a run.
+
+    best: folder of the weights that did best on validation. base_model: folder of what they were trained from.
+    tuned, base: evaluations of validation and test; of the base model None where that was not asked for.
+    """
+
+    parameters: TrainParameters
+    sizes: BatchSizes
+    plan: DevicePlan
+    optimizer: str
+    artifact: Manifest
+    clips: Mapping[str, ArtifactSplit]
+    base_model: Path
+    best: Path
+    state: TrainerState
+    tuned: Mapping[str, Evaluation]
+    base: Mapping[str, Evaluation | None]
+
+    def results(self, model_name: str, model_revision: str) -> TrainingResults:
+        """model_revision: of the base model."""
+        manifest, parameters = self.artifact, self.parameters
+        encoding, dataset = manifest.encoding, manifest.dataset
+        chosen = parameters.model_dump(include=set(_HYPERPARAMETERS))
+        return TrainingResults(
+            model_name=model_name,
+            model=Source.of(parameters.model_id, revision=model_revision),
+            dataset=Source(dataset.id, dataset.on_hub, dataset.revision, dataset.config),
+            artifact_sha256=manifest.sha256,
+            language_code=encoding.language_code,
+            language=encoding.language,
+            language_token=encoding.language_token,
+            multilingual=manifest.model.multilingual,
+            task=encoding.task,
+            steps=self.state.global_step,
+            best_step=step_of(self.best),
+            epochs=self.state.epoch or 0.0,
+            train_runtime=train_seconds(self.state),
+            data={
+                split: SplitData(len(clips), clips.hours, dataset.splits.get(split, split))
+                for split, clips in self.clips.items()
+            },
+            splits={
+                split: SplitScores(before.scores if (before := self.base[split]) else None, after.scores)
+                for split, after in self.tuned.items()
+            },
+            rejected=manifest.rejected,
+            hyperparameters={
+                **{name: chosen[name] for name in _HYPERPARAMETERS},
+                "processes": self.sizes.processes,
+                "effective_batch_size": self.sizes.effective,
+                "optimizer": self.optimizer,
+                **asdict(self.plan),
+            },
+            versions={
+                "python": platform.python_version(),
+                **{package: importlib.metadata.version(package) for package in _VERSIONS},
+            },
+        )
+
+    def write(self, target: Path, results: TrainingResults, labels: LabelEncoder) -> None:
+        """Write the finished model's folder, but for its card.
+
+        Raises:
+            PermanentError: the disk is full.
+        """
+        base_test, base_validation = self.base["test"], self.base["validation"]
+        clips, transcripts = self.clips["test"], self.tuned["test"].predictions
+        with sealed(target) as folder:
+            model = WhisperForConditionalGeneration.from_pretrained(self.best, local_files_only=True)
+            restore_spec_augment(model, self.base_model)
+            extractor = WhisperFeatureExtractor.from_pretrained(self.base_model, local_files_only=True)
+            save_model(folder, model, labels.tokenizer, extractor)
+            scores = score_clips(clips.ids, clips.texts, transcripts, language_code=results.text_language)
+            write_predictions(folder, scores, base_test.predictions if base_test else None)
+            draw_training_curves(
+                self.state.log_history,
+                folder / CURVES_NAME,
+                leading=results.leading_metric,
+                base=base_validation.scores.rates() if base_validation else None,
+                best_step=results.best_step,
+            )
+            write_results(results, folder / RESULTS_NAME)

@@ -1,0 +1,277 @@
+"""The processes that train together: how they agree, wait for one another, and end together.
+
+Every exchange between them begins with the question whether all are well. A rank that failed answers it with its error
+wherever the others are, which then raise that error too: nobody waits for a rank that will not come. It takes that
+everything one rank can fail at alone happens between two exchanges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from asr_fine_tuner.errors import JobError, PermanentError, TransientError
+from asr_fine_tuner.launch import Launch, launch_of
+from asr_fine_tuner.stop import raise_if_stopped
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# A rank that is gone is noticed by its closed connection. What is waited for here is work: the download of a model, an
+# artifact's verification.
+_PATIENCE = timedelta(hours=12)
+# Gradients travel in pieces of this size, copied together: what that takes beside them is one piece.
+_BUCKET_BYTES = 64 << 20
+# Marks an error that all ranks raise, or that no rank can be told any more.
+_TOLD = "told_to_all_ranks"
+
+
+class Ranks:
+    """The processes of a job, of which this one is `rank` of `size`. Alone, nothing is exchanged."""
+
+    def __init__(
+        self, launch: Launch, control: dist.ProcessGroup | None = None, notices: dist.Store | None = None
+    ) -> None:
+        """control: for small messages between processors. notices: what every rank can read at any time."""
+        self.rank, self.size = launch.rank, launch.processes
+        self._launch, self._control, self._notices = launch, control, notices
+        self._failures = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank is the one that writes, publishes and tells."""
+        return self.rank == 0
+
+    def sum(self, amount: float) -> float:
+        """The sum of what each rank gives.
+
+        Raises:
+            Exception: what a rank failed with, on every rank.
+            TransientError: a rank is gone.
+        """
+        return self._exchange(amount, None)
+
+    def meet(self) -> None:
+        """Go on when all ranks have come here; raises as `sum`."""
+        self._exchange(0, None)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """After the block, wait for the other ranks. What it raises on one of them is raised on all."""
+        try:
+            yield
+        except Exception as error:
+            if not hasattr(error, _TOLD):
+                self._exchange(0, error)
+            raise
+        self.meet()
+
+    def someone_failed(self) -> bool:
+        """Whether another rank waits to tell what it failed with; for work that takes long without an exchange."""
+        return self._notices is not None and self._notices.check([self._notice])
+
+    def gather(self, value: T) -> list[T]:
+        """What each rank gives, by rank; raises as `sum`."""
+        self.meet()
+        if self._control is None:
+            return [value]
+        gathered: list[Any] = [None] * self.size
+        with self._in_contact():
+            dist.all_gather_object(gathered, value, group=self._control)
+        return cast("list[T]", gathered)
+
+    def from_first(self, work: Callable[[], T]) -> T:
+        """What `work` returns, which only the first rank does; raises as `sum`."""
+        with self.together():
+            result = work() if self.first else None
+        return cast("T", self.gather(result)[0])
+
+    def from_first_of_node(self, work: Callable[[], T]) -> T:
+        """What `work` returns, which one rank of each node does: where it reads or fills what the node keeps."""
+        local_rank = self._launch.local_rank
+        with self.together():
+            result = work() if local_rank == 0 else None
+        return cast("T", self.gather(result)[self.rank - local_rank])
+
+    def copy_from_first(self, model: torch.nn.Module) -> None:
+        """Give every rank the weights of the first; raises as `sum`."""
+        self.meet()
+        if self.size > 1:
+            with self._in_contact():
+                for weight in model.state_dict().values():
+                    dist.broadcast(weight, src=0)
+
+    def average_gradients(self, weights: Iterable[torch.nn.Parameter]) -> None:
+        """Give every rank the mean over all ranks of each gradient; raises as `sum`.
+
+        After the backward pass and not within it, as DistributedDataParallel does: there a rank that runs out of memory
+        leaves the others in a reduction that nothing ends. It also saves that one's copy of all gradients.
+        """
+        self.meet()
+        if self.size == 1:
+            return
+        trained = [weight for weight in weights if weight.requires_grad]
+        for weight in trained:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        with self._in_contact():
+            for bucket in _buckets([cast("torch.Tensor", weight.grad) for weight in trained]):
+                flat = parameters_to_vector(bucket)
+                dist.all_reduce(flat)
+                vector_to_parameters(flat / self.size, bucket)
+
+    @property
+    def _notice(self) -> str:
+        return f"failure {self._failures}"
+
+    def _exchange(self, amount: float, failure: Exception | None) -> float:
+        if self._control is None:
+            if failure is not None:
+                raise failure
+            return amount
+        if failure is not None:
+            self._announce(failure)
+        told = torch.tensor([amount, float(failure is not None)], dtype=torch.float64)
+        with self._in_contact():
+            dist.all_reduce(told, group=self._control)
+            if told[1]:
+                raise self._agreed(failure)
+        return float(told[0])
+
+    def _announce(self, failure: Exception) -> None:
+        if not self.first:
+            reason = str(failure) if isinstance(failure, JobError) else "".join(traceback.format_exception(failure))
+            logger.critical("rank %d of %d, on %s: %s", self.rank, self.size, socket.gethostname(), reason)
+        if self._notices is not None:
+            with self._in_contact():
+                self._notices.set(self._notice, "")
+
+    def _agreed(self, failure: Exception | None) -> Exception:
+        """What all ranks raise: the failure of the first that has one."""
+        told: list[bytes | None] = [None] * self.size
+        dist.all_gather_object(told, _portable(failure, self.rank), group=self._control)
+        self._failures += 1
+        rank, pickled = next((rank, pickled) for rank, pickled in enumerate(told) if pickled is not None)
+        own = failure if rank == self.rank else None
+        told_by_all: Exception = own or pickle.loads(pickled)  # noqa: S301 - from a process of this job
+        setattr(told_by_all, _TOLD, True)
+        return told_by_all
+
+    @contextlib.contextmanager
+    def _in_contact(self) -> Iterator[None]:
+        """
+        Raises:
+            InterruptedJob: a rank is gone, as this one is asked to be.
+            TransientError: a rank is gone.
+        """
+        try:
+            yield
+        except RuntimeError as error:  # what torch.distributed raises, of whatever backend
+            if hasattr(error, _TOLD):
+                raise
+            try:
+                raise_if_stopped("another process of the job is gone; the last checkpoint stays")
+                raise TransientError(
+                    given=f"contact to another of the {self.size} processes is lost: {str(error).splitlines()[0]}",
+                    expected="all of them until the end",
+                    action="see what ended it, above or in the log of its node; the same command continues",
+                ) from error
+            except JobError as told:
+                setattr(told, _TOLD, True)
+                raise
+
+
+@contextlib.contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """Join the other processes of this job, when something launched several; what one of them raises, all raise.
+
+    Collectives are computed by NCCL between GPUs, and by Gloo between processors.
+
+    Raises:
+        PermanentError: more processes than GPUs on a node, or a way of splitting the model that is not supported.
+    """
+    launch = launch_of(os.environ)
+    if launch.processes == 1:
+        yield Ranks(launch)
+        return
+    _refuse_split_models()
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    store, rank, size = next(rendezvous("env://", launch.rank, launch.processes))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    try:
+        ranks = Ranks(launch, dist.new_group(backend="gloo", timeout=_PATIENCE), store)
+        with ranks.together():
+            with ranks.together():
+                _take_gpu(launch)
+            yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+def _take_gpu(launch: Launch) -> None:
+    if not torch.cuda.is_available():
+        return
+    if launch.local_processes > torch.cuda.device_count():
+        raise PermanentError(
+            given=f"{launch.local_processes} processes on {socket.gethostname()}, which has "
+            f"{torch.cuda.device_count()} GPUs",
+            expected="a GPU for each process",
+            action=f"start {torch.cuda.device_count()} on each node (--nproc-per-node, --num_processes)",
+        )
+    torch.cuda.set_device(launch.local_rank)
+
+
+def _refuse_split_models() -> None:
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"):
+        if os.environ.get(name, "false").lower() in ("true", "1"):
+            raise PermanentError(
+                given=f"{name}=true, as a configuration of accelerate sets it",
+                expected="the whole model in each process, which Whisper's size allows",
+                action="start with torchrun, or with accelerate launch --multi_gpu and another configuration",
+            )
+
+
+def _portable(failure: Exception | None, rank: int) -> bytes | None:
+    """The failure as other ranks may raise it, with its rank and, unless it was expected, its traceback."""
+    if failure is None:
+        return None
+    if isinstance(failure, JobError):
+        where = f"rank {rank}: " if rank else ""
+        return pickle.dumps(
+            type(failure)(given=where + failure.given, expected=failure.expected, action=failure.action)
+        )
+    note = f"on rank {rank}:\n{''.join(traceback.format_exception(failure))}"
+    copy: Exception
+    if isinstance(failure, torch.OutOfMemoryError):
+        copy = torch.OutOfMemoryError(str(failure))
+    elif isinstance(failure, OSError):
+        copy = OSError(failure.errno, failure.strerror, failure.filename)
+    else:
+        copy = RuntimeError(f"{type(failure).__name__}: {failure}")
+    copy.add_note(note)
+    return pickle.dumps(copy)
+
+
+def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    n_bytes = 0
+    for gradient in gradients:
+        bucket.append(gradient)
+        n_bytes += gradient.numel() * gradient.element_size()
+        if n_bytes >= _BUCKET_BYTES:
+            yield bucket
+            bucket, n_bytes = [], 0
+    if bucket:
+        yield bucket
