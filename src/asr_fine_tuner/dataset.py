@@ -75,6 +75,7 @@ class DatasetPlan:
     revision: the commit on the Hub; for local data `sha256:` and a hash over the names and contents of the files read.
     n_examples: split -> examples that will be read.
     sources: split -> where they come from, for people (`dev`, `train, held out by speaker`).
+    columns: what is read of each row.
     warnings: what a person should know about the splits.
     """
 
@@ -82,6 +83,7 @@ class DatasetPlan:
     revision: str
     n_examples: Mapping[str, int]
     sources: Mapping[str, str]
+    columns: Columns
     warnings: tuple[str, ...]
 
 
@@ -156,6 +158,7 @@ class Dataset:
             revision=self.tree.revision(set().union(*(index.names() for index in indexes.values()))),
             n_examples={split: sum(len(plan.rows.get(split, ())) for plan in plans) for split in self.splits},
             sources=sources,
+            columns=self.columns,
             warnings=warnings,
         )
 
