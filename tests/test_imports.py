@@ -20,6 +20,7 @@ PACKAGE = ROOT / "src" / "asr_fine_tuner"
 LAYERS = (
     # the ground: errors, parameters, files, how a job begins and ends
     ("errors", "rejection"),
+    ("launch",),
     ("stop", "parameters", "logs", "progress", "traffic", "cores"),
     ("files", "disk", "locations", "command_line"),
     ("outcome", "platform_folders", "torchrun"),
@@ -42,7 +43,10 @@ LAYERS = (
     # artifact -> batches -> trainer -> results -> published model
     ("batches", "checkpoints", "evaluation", "model_folder", "results", "tracking", "training_arguments"),
     ("best_weights", "training_input", "run_folder", "reporting", "curves", "model_card", "memory"),
+    ("ranks", "base_model"),
+    ("transcribing",),
     ("trainer",),
+    ("finished_run",),
     ("fine_tuning", "run_size"),
     ("training",),
     # the rehearsal of all that
