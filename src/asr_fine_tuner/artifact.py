@@ -88,7 +88,8 @@ class ClipWriter:
 def _record_batch(clips: list[Clip], schema: pa.Schema) -> pa.RecordBatch:
     n_mels = clips[0].features.shape[1]
     frames = np.concatenate([clip.features for clip in clips])
-    mels = pa.ListArray.from_arrays(_offsets([n_mels] * len(frames)), pa.array(frames.reshape(-1)))
+    frame_starts = pa.array(np.arange(0, frames.size + 1, n_mels, dtype=np.int32))
+    mels = pa.ListArray.from_arrays(frame_starts, pa.array(frames.reshape(-1)))
     features = pa.ListArray.from_arrays(_offsets([len(clip.features) for clip in clips]), mels)
     columns = [
         pa.ExtensionArray.from_storage(schema.field("features").type, features),
