@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = {name: needs for name, needs in PROJECT["optional-dependencies"].items() if name != "dev"}
 
 OVERRIDDEN_PRIVATE = {
     "_get_grad_norm",
@@ -45,21 +46,32 @@ def _pinned(name: str) -> dict[str, Requirement]:
     return _declared([line for line in lines if not line.startswith(("#", "-r"))])
 
 
-def _imported() -> Iterator[str]:
+def _imported() -> Iterator[tuple[str, str]]:
+    """A module's name, and a package that it imports."""
     for folder in ("src", "jobs"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = []
                 if isinstance(node, ast.Import):
-                    yield from (alias.name.partition(".")[0] for alias in node.names)
+                    names = [alias.name for alias in node.names]
                 elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                    yield node.module.partition(".")[0]
+                    names = [node.module]
+                yield from ((path.stem, name.partition(".")[0]) for name in names)
 
 
 def test_what_is_imported_is_declared() -> None:
+    """By the modules of an extra what that extra brings, too."""
     homes = packages_distributions()
-    imported = set(_imported()) - set(sys.stdlib_module_names) - {"asr_fine_tuner"}
-    declared = set(_declared(PROJECT["dependencies"]))
-    assert not {name for name in imported if not {_name(home) for home in homes[name]} & declared}
+    undeclared = set()
+    for module, package in _imported():
+        declared = set(_declared(PROJECT["dependencies"]))
+        for extra, requirements in EXTRAS.items():
+            if module.startswith(f"{extra}_"):
+                declared |= set(_declared(requirements))
+        known = package in sys.stdlib_module_names or package == "asr_fine_tuner"
+        if not known and not {_name(home) for home in homes[package]} & declared:
+            undeclared.add((module, package))
+    assert not undeclared
 
 
 def test_what_is_declared_is_pinned_within_its_range() -> None:
@@ -67,9 +79,11 @@ def test_what_is_declared_is_pinned_within_its_range() -> None:
     of_the_tests = {**pinned, **_pinned("requirements-dev.txt")}
     for pins, declared in (
         (pinned, PROJECT["dependencies"]),
-        (of_the_tests, PROJECT["optional-dependencies"]["dev"]),
+        (of_the_tests, [requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra]),
     ):
         for name, requirement in _declared(declared).items():
+            if name == PROJECT["name"]:  # with its extras
+                continue
             (pin,) = pins[name].specifier
             assert pin.operator == "=="
             assert pin.version in requirement.specifier, name
