@@ -33,9 +33,9 @@ def _lines(history: list[dict[str, Any]], **more: Any) -> dict[str, list[tuple[f
 
 
 def test_loss_error_rates_and_learning_rate_are_drawn() -> None:
-    lines = _lines(HISTORY, base={"wer": 0.8, "cer": 0.5}, best_step=100)
+    lines = _lines(HISTORY, base={"eval_loss": 3.0, "eval_wer": 0.8, "eval_cer": 0.5}, best_step=100)
     assert lines["training"] == [(25, 2.0), (50, 1.0), (100, 0.5)]
-    assert lines["validation"] == [(50, 1.2), (100, 1.1)]
+    assert lines["validation"] == [(0, 3.0), (50, 1.2), (100, 1.1)]
     assert lines["WER, normalised"] == [(0, 80.0), (50, 40.0), (100, 30.0)]
     assert lines["WER, as written"] == [(50, 60.0), (100, 50.0)]
     assert lines["base model, 80.0 %"][0][1] == 80.0
@@ -43,8 +43,21 @@ def test_loss_error_rates_and_learning_rate_are_drawn() -> None:
     assert lines["learning rate"][-1] == (100, 0.0)
 
 
+def test_no_legend_covers_a_line() -> None:
+    figure = training_curves(HISTORY, base={"eval_loss": 3.0, "eval_wer": 0.8, "eval_cer": 0.5}, best_step=100)
+    assert figure is not None
+    figure.canvas.draw()
+    boxes = [(axes.get_window_extent(), legend.get_window_extent()) for axes in figure.axes
+             if (legend := axes.get_legend())]  # fmt: skip
+    assert len(boxes) == 2
+    for axes, legend in boxes:
+        assert legend.y1 < axes.y0
+        assert figure.bbox.y0 <= legend.y0
+        assert legend.x1 <= figure.bbox.x1
+
+
 def test_where_characters_lead_no_words_are_drawn() -> None:
-    lines = _lines(HISTORY, leading="cer", base={"wer": 0.8, "cer": 0.5}, best_step=50)
+    lines = _lines(HISTORY, leading="cer", base={"eval_loss": 3.0, "eval_wer": 0.8, "eval_cer": 0.5}, best_step=50)
     assert lines["CER, normalised"] == [(0, 50.0), (50, 20.0), (100, 10.0)]
     assert lines["best checkpoint, 20.0 %"] == [(50, 20.0)]
     assert not any("WER" in label for label in lines)
@@ -69,12 +82,12 @@ def test_there_is_a_picture_whatever_was_logged(tmp_path: Path, history: list[di
     from matplotlib.image import imread
 
     path = tmp_path / "training_curves.png"
-    assert draw_training_curves(history, path, base={"wer": 0.9}, best_step=100)
+    assert draw_training_curves(history, path, base={"eval_wer": 0.9}, best_step=100)
     height, width, _ = imread(path).shape
     assert height >= 400
     assert 500 <= width <= 1700
     first = path.read_bytes()
-    assert draw_training_curves(history, path, base={"wer": 0.9}, best_step=100)
+    assert draw_training_curves(history, path, base={"eval_wer": 0.9}, best_step=100)
     assert path.read_bytes() == first
 
 

@@ -38,7 +38,7 @@ def draw_training_curves(
     history: `TrainerState.log_history`; where a continued run logged a step twice the later values are drawn, and
         values that are not finite are left out.
     leading: the metric that selected the best checkpoint, `wer` or `cer`.
-    base: rates of the untouched model on validation, drawn as the level to beat.
+    base: `eval_loss`, `eval_wer`, ... of the untouched model, drawn at step 0, and as the level to beat.
     best_step: of the checkpoint that was kept, which is marked.
 
     Returns whether there was anything to draw.
@@ -62,6 +62,8 @@ def training_curves(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    if base:
+        history = [{**base, "step": 0}, *history]
     rates = {metric: points for metric in _SHOWN[leading] if (points := _points(history, f"eval_{metric}"))}
     losses = {"training": _points(history, "loss"), "validation": _points(history, "eval_loss")}
     learning_rate = _points(history, "learning_rate")
@@ -70,7 +72,7 @@ def training_curves(
         return None
 
     widths = [width for width, wanted in zip((1.0, 1.15, 0.7), panels, strict=True) if wanted]
-    figure = Figure(figsize=(3.5 * sum(widths), 3.1), dpi=160, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(3.5 * sum(widths), 3.7), dpi=160, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     remaining = iter(all_axes)
@@ -102,12 +104,11 @@ def _draw_rates(
     axes: Axes, rates: Mapping[str, Points], leading: str, base: Mapping[str, float], best_step: int | None
 ) -> None:
     for metric, points in rates.items():
-        start = [(0, base[metric])] if metric in base and points[0][0] > 0 else []
-        percents = [(step, 100 * rate) for step, rate in start + points]
+        percents = [(step, 100 * rate) for step, rate in points]
         label = METRIC_NAMES[metric]
         _line(axes, percents, _SHOWN[leading][metric], label, markers=True, strong=metric == leading)
-    if leading in base:
-        level = 100 * base[leading]
+    if f"eval_{leading}" in base:
+        level = 100 * base[f"eval_{leading}"]
         axes.axhline(level, color=_BLUE, linewidth=1.2, linestyle=(0, (4, 3)), label=f"base model, {level:.1f} %")
     for step, best in rates.get(leading, []):
         if step != best_step:
@@ -159,4 +160,6 @@ def _finish(axes: Axes, title: str, *, legend: bool = True) -> None:
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color("#c3c8cd")
     if legend:
-        axes.legend(fontsize=_SMALLEST_TEXT, framealpha=0.9, edgecolor="none", labelcolor=_INK, loc="best")
+        # Below the axes, where it covers nothing.
+        below = {"loc": "upper left", "bbox_to_anchor": (-0.03, -0.17), "borderaxespad": 0.0}
+        axes.legend(ncols=2, fontsize=_SMALLEST_TEXT, frameon=False, labelcolor=_INK, columnspacing=1.2, **below)

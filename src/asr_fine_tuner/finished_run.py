@@ -123,7 +123,7 @@ class FinishedRun:
                 self.state.log_history,
                 folder / CURVES_NAME,
                 leading=results.leading_metric,
-                base=base_validation.scores.rates() if base_validation else None,
+                base=base_validation.metrics("eval") if base_validation else None,
                 best_step=results.best_step,
             )
             write_results(results, folder / RESULTS_NAME)
