@@ -78,6 +78,7 @@ def test_what_the_howto_submits_makes_an_artifact_and_a_model_of_the_project(
     platform: Platform, submitted: Submit, gated: LoopbackHub, tmp_path: Path
 ) -> None:
     preprocessing, training = submitted("python")
+    assert preprocessing["spec"]["secrets"] == training["spec"]["secrets"] == ["HF_TOKEN", "WANDB_API_KEY"]
     held, home = platform.held, ArtifactHome.of("fleurs-it")
 
     ended = platform.execute(preprocessing["id"], **SMALL)

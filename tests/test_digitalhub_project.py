@@ -95,6 +95,15 @@ def test_a_fetched_artifact_is_whole(platform: Platform, artifact: Path) -> None
     assert contents(fetch_artifact(version)) == contents(artifact)
 
 
+def test_an_artifact_of_many_files_arrives(platform: Platform, artifact: Path) -> None:
+    """The SDK lists up to 100 files in the status of an artifact, and more of them elsewhere."""
+    for number in range(101):
+        (artifact / "train" / f"{number:03d}.txt").write_text("")
+    version = log_artifact(platform.project(), "demo", artifact)
+    assert {entry["path"] for entry in platform.held.files[version.id]} == set(contents(artifact))
+    assert contents(fetch_artifact(version)) == contents(artifact)
+
+
 def test_two_jobs_do_not_fetch_into_one_folder(platform: Platform, artifact: Path) -> None:
     version = log_artifact(platform.project(), "demo", artifact)
     fetched = fetch_artifact(version)

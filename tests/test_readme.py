@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,8 +69,12 @@ def test_the_jobs_understand_every_command(page: str, command: str) -> None:
 def test_other_commands_are_known() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     others = {command for _, command in ALL_COMMANDS} - {command for _, command in JOB_COMMANDS}
-    installs = {"pip install -r requirements.txt", "pip install --no-deps -e ."}
-    assert others - installs == {"make demo"}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    sdk = " ".join(f'"{package}"' for package in extras["digitalhub"] if package.startswith("digitalhub"))
+    installs = {"pip install -r requirements.txt", "pip install --no-deps -e .", f"pip install {sdk}"}
+    # test_digitalhub_functions.py runs these.
+    submissions = {f"python howto/digitalhub/submit.py {kind}" for kind in ("container", "python")}
+    assert others - installs - submissions == {"make demo"}
     assert {"demo", "test", "lint", "bench"} <= set(targets)
 
 
