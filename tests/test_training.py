@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from tiny_training import changed, log_history, sigterm_at, weights_of
+from tiny_training import changed, log_history, short_run, sigterm_at, weights_of
 
 from asr_fine_tuner import InterruptedJob, PermanentError, TrainParameters, TransientError
 from asr_fine_tuner.checkpoints import SEAL_NAME, checkpoints_in, newest_complete, step_of
@@ -29,21 +29,8 @@ def restless_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def restless(restless_model: Path, tiny_artifact: Path) -> TrainParameters:
     """Seven steps over two epochs and a bit, the last of each epoch smaller, with all that draws by chance."""
-    return TrainParameters(
-        artifact_name=str(tiny_artifact),
-        model_id=str(restless_model),
-        max_steps=7,
-        learning_rate=2e-3,
-        warmup_steps=1,
-        train_batch_size=2,
-        grad_accum_steps=2,
-        eval_batch_size=4,
-        logging_steps=1,
-        eval_steps=2,
-        save_steps=2,
-        spec_augment=True,
-        max_sequence_length=12,
-    )
+    steps = {"max_steps": 7, "eval_steps": 2, "save_steps": 2, "grad_accum_steps": 2}
+    return short_run(restless_model, tiny_artifact, **steps, learning_rate=2e-3, spec_augment=True)
 
 
 @pytest.fixture(scope="session")

@@ -123,7 +123,8 @@ def test_parameters_that_the_artifact_was_not_made_with_are_refused(
 
 
 def test_the_same_parameters_in_other_words_are_taken(tiny_artifact: Path) -> None:
-    open_artifact(TrainParameters(artifact_name=str(tiny_artifact), language="italian", language_code="it"))
+    asked = TrainParameters(artifact_name=str(tiny_artifact), language="italian", language_code="it")
+    assert open_artifact(asked).manifest == read_manifest(tiny_artifact)
 
 
 def test_caps_take_the_first_clips(tiny_artifact: Path) -> None:

@@ -106,22 +106,26 @@ def memorised_again(memorised: TrainResult, memorising: TrainParameters, tmp_pat
 
 @pytest.fixture
 def parameters(tiny_model: Path, tiny_artifact: Path, tmp_path: Path) -> TrainParameters:
-    """Six steps of two clips on the tiny artifact: more than one pass over it."""
-    return TrainParameters(
-        artifact_name=str(tiny_artifact),
-        model_id=str(tiny_model),
-        output_dir=str(tmp_path / "run"),
-        max_steps=6,
-        learning_rate=1e-3,
-        warmup_steps=1,
-        train_batch_size=2,
-        eval_batch_size=4,
-        logging_steps=1,
-        eval_steps=3,
-        save_steps=3,
-        evaluate_base=False,
-        max_sequence_length=12,
-    )
+    """Six steps of two clips: more than one pass over the tiny artifact."""
+    return short_run(tiny_model, tiny_artifact, output_dir=str(tmp_path / "run"), evaluate_base=False)
+
+
+def short_run(model: Path, artifact: Path, **others: Any) -> TrainParameters:
+    """Six steps of two clips with two evaluations and checkpoints, everything logged; with `others`."""
+    run: dict[str, Any] = {
+        "artifact_name": str(artifact),
+        "model_id": str(model),
+        "max_steps": 6,
+        "learning_rate": 1e-3,
+        "warmup_steps": 1,
+        "train_batch_size": 2,
+        "eval_batch_size": 4,
+        "logging_steps": 1,
+        "eval_steps": 3,
+        "save_steps": 3,
+        "max_sequence_length": 12,
+    }
+    return TrainParameters(**{**run, **others})
 
 
 def changed(parameters: TrainParameters, **changes: Any) -> TrainParameters:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from tiny_training import changed, given_of, log_history, weights_of
+from tiny_training import changed, given_of, log_history, short_run, weights_of
 from warm_jobs import Disturbance, WarmJobs
 
 from asr_fine_tuner import TrainParameters
@@ -30,21 +30,7 @@ def straight(jobs: WarmJobs, tiny_model: Path, tiny_artifact: Path, tmp_path_fac
 
 
 def _two_steps(model: Path, artifact: Path, run: Path) -> dict[str, object]:
-    return given_of(
-        TrainParameters(
-            artifact_name=str(artifact),
-            model_id=str(model),
-            output_dir=str(run),
-            max_steps=2,
-            learning_rate=1e-3,
-            warmup_steps=1,
-            train_batch_size=2,
-            eval_steps=1,
-            save_steps=1,
-            logging_steps=1,
-            max_sequence_length=12,
-        )
-    )
+    return given_of(short_run(model, artifact, output_dir=str(run), max_steps=2, eval_steps=1, save_steps=1))
 
 
 WHEN = {
