@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
+
+    from asr_fine_tuner import PreprocessResult
 
 _BATCH_SIZE = 16
 
@@ -28,12 +30,12 @@ def our_loader(dataset: Path, model: Path, n_batches: int) -> DataLoader[Any]:
     from asr_fine_tuner.artifact import ArtifactSplit
     from asr_fine_tuner.batches import ClipDataset, Collator
 
-    artifact = preprocess(
+    made = preprocess(
         PreprocessParameters(dataset_name=str(dataset), language_code="it", model_id=str(model), num_workers=1)
-    ).artifact
+    )
     config = WhisperConfig.from_pretrained(model)
     collator = Collator(2 * config.max_source_positions, config.decoder_start_token_id, config.pad_token_id)
-    return _loader(ClipDataset(ArtifactSplit(artifact, "train")), collator, n_batches)
+    return _loader(ClipDataset(ArtifactSplit(cast("PreprocessResult", made).artifact, "train")), collator, n_batches)
 
 
 def plain_loader(dataset: Path, model: Path, n_batches: int) -> DataLoader[Any]:

@@ -12,17 +12,22 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from asr_fine_tuner import PreprocessResult
 
 
 def ours(dataset: Path, model: Path, name: str) -> int:
     """The preprocess job; returns the bytes of the artifact."""
     from asr_fine_tuner import PreprocessParameters, preprocess
 
-    return preprocess(
+    made = preprocess(
         PreprocessParameters(
             dataset_name=str(dataset), language_code="it", model_id=str(model), artifact_name=name, num_workers=1
         )
-    ).artifact_bytes
+    )
+    return cast("PreprocessResult", made).artifact_bytes
 
 
 def plain(dataset: Path, model: Path, name: str) -> int:

@@ -21,7 +21,8 @@ def clips_per_second(dataset: Path, model: Path, num_workers: int) -> float:
     """
     from asr_fine_tuner.dataset import resolve_dataset
     from asr_fine_tuner.encoding import EncoderSettings
-    from asr_fine_tuner.shards import ShardTask, WorkingFolder, encode_shards
+    from asr_fine_tuner.engines import encode_shards
+    from asr_fine_tuner.shards import ShardTask, WorkingFolder
 
     settings = EncoderSettings(
         model_folder=model,
@@ -36,7 +37,7 @@ def clips_per_second(dataset: Path, model: Path, num_workers: int) -> float:
     work.create("benchmark")
     tasks = [ShardTask(index, shard, work, settings) for index, shard in enumerate(plan.shards)]
     finished: list[tuple[float, int]] = []
-    encode_shards(tasks, num_workers, lambda record: finished.append((time.monotonic(), record.n_examples)))
+    encode_shards(tasks, "local", num_workers, lambda record: finished.append((time.monotonic(), record.n_examples)))
     shutil.rmtree(work.folder)
     if len(finished) <= 2 * num_workers:
         raise ValueError(f"{len(finished)} shards for {num_workers} workers")

@@ -21,7 +21,7 @@ from asr_fine_tuner import (
     PermanentError,
     PreprocessParameters,
     PreprocessResult,
-    artifact_assembly,
+    artifact_request,
     preprocess,
     preprocessing,
 )
@@ -190,7 +190,7 @@ class TestDamage:
         whole = tiny.contents(run(small, artifact_name="undisturbed").artifact)
 
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(preprocessing, "_move_into_place", _die)
+            patched.setattr(preprocessing, "move_into_place", _die)
             run(small)
         unfinished = ArtifactHome.of("small-it-model").partial / "artifact"
         assert (unfinished / MANIFEST_NAME).is_file()
@@ -204,7 +204,7 @@ class TestUnfinished:
     @pytest.fixture(autouse=True)
     def killed(self, hf_home: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(preprocessing, "_move_into_place", _die)
+            patched.setattr(preprocessing, "move_into_place", _die)
             run(small)
 
     @pytest.fixture
@@ -220,8 +220,8 @@ class TestUnfinished:
     def test_another_version(
         self, package: str, small: Path, messages: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        others = {**artifact_assembly.recorded_versions(), package: "0.0.0"}
-        assert others != artifact_assembly.recorded_versions()
+        others = {**artifact_request.recorded_versions(), package: "0.0.0"}
+        assert others != artifact_request.recorded_versions()
         monkeypatch.setattr("importlib.metadata.version", others.__getitem__)
         made = run(small)
         assert "continuing" not in messages.text
@@ -256,7 +256,7 @@ class TestReplacement:
     def test_a_job_killed_between_the_moves(self, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         first = run(small, artifact_name="taken")
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(preprocessing, "_move_into_place", _die)
+            patched.setattr(preprocessing, "move_into_place", _die)
             run(small, artifact_name="taken", max_train_samples=3, overwrite=True)
         home = ArtifactHome.of("taken")
         home.artifact.rename(home.replaced)

@@ -14,6 +14,7 @@ from asr_fine_tuner import stop
 from asr_fine_tuner.artifact import ClipWriter
 from asr_fine_tuner.dataset import ShardPlan, resolve_dataset
 from asr_fine_tuner.encoding import EncoderSettings
+from asr_fine_tuner.engines import encode_shards
 from asr_fine_tuner.errors import InterruptedJob, TransientError
 from asr_fine_tuner.examples import Example
 from asr_fine_tuner.shards import (
@@ -21,7 +22,6 @@ from asr_fine_tuner.shards import (
     ShardTask,
     WorkingFolder,
     encode_shard,
-    encode_shards,
     finished_record,
 )
 
@@ -90,7 +90,7 @@ def test_any_number_of_workers_gives_the_same_files(num_workers: int, work: Work
     tasks = tasks_of_the_dataset(work)
     assert len(tasks) == 10
     finished: list[ShardRecord] = []
-    assert encode_shards(tasks, num_workers, finished.append) == 0
+    assert encode_shards(tasks, "local", num_workers, finished.append) == 0
     assert sum(record.n_examples for record in finished) == 112
     assert arrow_files(work.artifact) == arrow_files(tiny.artifact())
     assert all(finished_record(task) for task in tasks)
@@ -147,7 +147,7 @@ def test_a_stop_keeps_what_is_finished_and_drops_the_rest(work: WorkingFolder) -
     tasks = [task(work, index, examples(2, first=2 * index)) for index in range(3)]
     try:
         with pytest.raises(InterruptedJob, match="finished shards are kept"):
-            encode_shards(tasks, 1, lambda _: event.set())
+            encode_shards(tasks, "local", 1, lambda _: event.set())
     finally:
         stop._shared.clear()
     assert [finished_record(todo) is not None for todo in tasks] == [True, False, False]
@@ -157,10 +157,10 @@ def test_a_stop_keeps_what_is_finished_and_drops_the_rest(work: WorkingFolder) -
 def test_a_worker_that_dies_is_told_and_loses_only_its_shard(work: WorkingFolder) -> None:
     finished: list[ShardRecord] = []
     good = [task(work, index, examples(1, first=index)) for index in range(2)]
-    encode_shards(good, 1, finished.append)
+    encode_shards(good, "local", 1, finished.append)
     deadly = [task(work, 2, examples(2), DeadlyShard), task(work, 3, examples(2), DeadlyShard)]
     with pytest.raises(TransientError, match="worker processes was killed") as caught:
-        encode_shards(deadly, 2, finished.append)
+        encode_shards(deadly, "local", 2, finished.append)
     assert "--num_workers" in caught.value.action
     assert [finished_record(todo) is not None for todo in (*good, *deadly)] == [True, True, False, False]
 

@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,12 +32,14 @@ class Disturbance:
 
     at: the boundary, as `boundaries` lists them, where it gets the signal; the first time that it comes to it.
     file_bytes: the largest file that it may write.
+    clips_at_once: what its device holds, to train on or to transcribe.
     """
 
     folder: str = "/nowhere"
     at: str = ""
     signal: int = signal.SIGKILL
     file_bytes: int | None = None
+    clips_at_once: int | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,11 @@ def _become(request: dict[str, Any]) -> None:
     _watch_boundaries(disturbance, folder / "boundaries")
     if disturbance.file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (disturbance.file_bytes, disturbance.file_bytes))
+    if disturbance.clips_at_once is not None:
+        import small_device
+
+        for owner, name, method in small_device.methods(disturbance.clips_at_once):
+            setattr(owner, name, method)
 
     import asr_fine_tuner
     from asr_fine_tuner.outcome import run_job
@@ -202,7 +210,7 @@ def _watch_boundaries(disturbance: Disturbance, listed: Path) -> None:
     log = os.open(listed, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     inside = disturbance.folder + os.sep
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-    own_id = f".{os.getpid()}."
+    own_id = f".{socket.gethostname()}-{os.getpid()}."
     disturbed: list[str] = []
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from asr_fine_tuner.parameters import PreflightParameters, PreprocessParameters, TrainParameters
     from asr_fine_tuner.preflight_report import PreflightReport
     from asr_fine_tuner.preflighting import preflight
-    from asr_fine_tuner.preprocessing import PreprocessResult, preprocess
+    from asr_fine_tuner.preprocessing import PartResult, PreprocessResult, preprocess
     from asr_fine_tuner.training import TrainResult, train
 
 # Imported on first use: the modules behind `preflight`, `preprocess` and `train` bring torch and transformers.
 _HOMES = {
     "InterruptedJob": "errors",
     "JobError": "errors",
+    "PartResult": "preprocessing",
     "PermanentError": "errors",
     "PreflightParameters": "parameters",
     "PreflightReport": "preflight_report",
@@ -39,6 +40,7 @@ _HOMES = {
 __all__ = [
     "InterruptedJob",
     "JobError",
+    "PartResult",
     "PermanentError",
     "PreflightParameters",
     "PreflightReport",

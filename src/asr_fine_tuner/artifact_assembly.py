@@ -2,61 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from asr_fine_tuner.artifact import SPLITS, write_dataset_metadata
-from asr_fine_tuner.dataset import DatasetPlan
+from asr_fine_tuner.artifact_request import ArtifactRequest, recorded_versions
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.files import hashes_below, write_atomically
-from asr_fine_tuner.manifest import (
-    MANIFEST_NAME,
-    DatasetOrigin,
-    Encoding,
-    Manifest,
-    ModelFormat,
-    SplitSummary,
-    identity_of,
-)
+from asr_fine_tuner.manifest import MANIFEST_NAME, Manifest, SplitSummary
 from asr_fine_tuner.shards import ShardFile, WorkingFolder
 
 REJECTED_NAME = "rejected.jsonl"
-_DECIDE_THE_BYTES = (
-    "asr-fine-tuner",
-    "av",
-    "datasets",
-    "librosa",
-    "numpy",
-    "pyarrow",
-    "soundfile",
-    "soxr",
-    "torch",
-    "transformers",
-)
 
 
-def recorded_versions() -> dict[str, str]:
-    """Installed versions of the packages that decide an artifact's bytes."""
-    return {package: importlib.metadata.version(package) for package in _DECIDE_THE_BYTES}
-
-
-def assemble(
-    work: WorkingFolder,
-    plan: DatasetPlan,
-    *,
-    max_rejected_fraction: float,
-    model: ModelFormat,
-    origin: DatasetOrigin,
-    encoding: Encoding,
-) -> Manifest:
+def assemble(work: WorkingFolder, request: ArtifactRequest, *, max_rejected_fraction: float) -> Manifest:
     """Check rejections, then write what ties the shards together, the manifest last.
 
     Raises:
         PermanentError: too much was rejected, or a split is left without clips.
     """
+    plan = request.plan
     work.remove_leftovers()
     records = [work.record(index) for index in range(len(plan.shards))]
     rejected = [rejection for record in records for rejection in record.rejected]
@@ -74,12 +41,12 @@ def assemble(
                 action=f"raise the caps, or see in {work.artifact / REJECTED_NAME} why clips were rejected",
             )
     names = {split: [file.name for file in of_split] for split, of_split in files.items()}
-    write_dataset_metadata(work.artifact, names, model.n_mels, identity_of(model, origin, encoding))
+    write_dataset_metadata(work.artifact, names, request.model.n_mels, request.identity)
     known = {f"{split}/{file.name}": file.sha256 for split, of_split in files.items() for file in of_split}
     manifest = Manifest(
-        model=model,
-        dataset=origin,
-        encoding=encoding,
+        model=request.model,
+        dataset=request.origin,
+        encoding=request.encoding,
         splits=splits,
         rejected=reasons,
         versions=recorded_versions(),

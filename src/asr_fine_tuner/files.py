@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
-
-from filelock import FileLock, Timeout
 
 from asr_fine_tuner.errors import PermanentError, TransientError
 
@@ -49,9 +49,14 @@ def sha256_of_json(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def staging_path(path: Path) -> Path:
+    """The name under which this process writes what will be `path`; no other process has it, on whatever machine."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that after a crash the file has either its old or its new content."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    staged = staging_path(path)
     with staged.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -157,24 +162,48 @@ def is_full_disk(error: BaseException) -> bool:
     )
 
 
-@contextlib.contextmanager
-def exclusive(path: Path, *, what: str) -> Iterator[None]:
-    """Hold the lock file `path`.
+class LockHeld(TransientError):
+    """Another process holds a lock."""
+
+
+def exclusive(path: Path, *, what: str) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock file `path` alone.
 
     Raises:
-        TransientError: another process holds it.
+        LockHeld: another process holds it, alone or shared.
     """
+    return _locked(path, what, fcntl.LOCK_EX)
+
+
+def shared(path: Path, *, what: str) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock file `path` beside others that do so too.
+
+    Raises:
+        LockHeld: another process holds it alone.
+    """
+    return _locked(path, what, fcntl.LOCK_SH)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, what: str, kind: int) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise TransientError(
-            given=f"{what} is being written by another job (lock {path})",
-            expected="one job at a time",
-            action="wait for the other job, then submit this one again",
-        ) from None
-    try:
+    # The kernel takes the lock back when the file is closed, also by the death of its process. NFS wants a file that is
+    # open for writing and reading.
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockHeld(
+                given=f"{what} is being written by another job (lock {path})",
+                expected="one job at a time",
+                action="wait for the other job, then submit this one again",
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            raise PermanentError(
+                given=f"the volume of {path}, which has no file locks ({error})",
+                expected="a volume with the locks of flock(2), as local disks, NFS 4 and CephFS have them",
+                action="put it on such a volume; Lustre has to be mounted with the option flock",
+            ) from None
         yield
-    finally:
-        lock.release()

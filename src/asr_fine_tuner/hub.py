@@ -1,13 +1,13 @@
-"""The Hugging Face Hub: the only module that talks to it."""
+"""The Hugging Face Hub: datasets, models and artifacts are read from it here, and `hub_upload` writes to it.
+
+No other module but these two and `hub_client` makes a request to it.
+"""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import logging
 import os
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -15,17 +15,24 @@ from asr_fine_tuner import traffic
 from asr_fine_tuner.checkpoint_files import (
     CARD_FILE,
     MODEL_FILES,
-    PREDICTIONS_NAME,
-    PUBLISHED_FILES,
     WEIGHT_FILES,
     ModelFiles,
     licence_in,
     refuse_without_weights,
 )
 from asr_fine_tuner.errors import PermanentError, TransientError
-from asr_fine_tuner.files import sha256_of
 from asr_fine_tuner.filetree import LocalFolder, StoredFile
+from asr_fine_tuner.hub_client import cached_tree, client, download_snapshot, list_files, resolve
 from asr_fine_tuner.hub_errors import RepositoryNotFound
+from asr_fine_tuner.hub_upload import (
+    ARTIFACT,
+    NOT_OF_AN_ARTIFACT,
+    Uploaded,
+    check_write_access,
+    upload_artifact,
+    upload_model,
+    whose_token,
+)
 from asr_fine_tuner.patience import with_patience
 from asr_fine_tuner.range_reader import RangeReader
 from asr_fine_tuner.traffic import bytes_fetched
@@ -33,28 +40,26 @@ from asr_fine_tuner.traffic import bytes_fetched
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from huggingface_hub import CommitOperationCopy, HfApi, RepoFile
-
 __all__ = [
+    "ARTIFACT",
     "HubTree",
     "ModelFiles",
-    "UploadedModel",
+    "Uploaded",
     "WeightsToFetch",
+    "artifact_files",
     "bytes_fetched",
     "cache_folder",
     "check_write_access",
+    "download_artifact",
     "download_model",
     "is_public_dataset",
     "open_converted_dataset",
     "open_dataset",
+    "upload_artifact",
     "upload_model",
     "weights_to_fetch",
     "whose_token",
 ]
-
-logger = logging.getLogger(__name__)
-
-PACKAGE = "asr-fine-tuner"
 
 CONVERTED_BRANCH = "refs/convert/parquet"  # where the Hub keeps a parquet conversion of datasets that it can read
 _SMALL_READ = 1 << 16  # bytes: a parquet footer, as pyarrow asks for it; these are read again and again, and kept
@@ -103,7 +108,7 @@ def open_dataset(repo_id: str, revision: str | None) -> HubTree:
 
     Raises PermanentError where it is missing, private or gated, TransientError while the Hub cannot be reached.
     """
-    tree = HubTree(repo_id, _resolve(repo_id, "dataset", revision))
+    tree = HubTree(repo_id, resolve(repo_id, "dataset", revision))
     tree.listing()
     return tree
 
@@ -136,11 +141,11 @@ def download_model(model_id: str, revision: str | None, *, weights: bool) -> Mod
         folder, names = local, {path.name for path in local.iterdir() if path.is_file()}
         revision = LocalFolder(local.absolute()).revision(names & set(MODEL_FILES))
     else:
-        revision = _resolve(model_id, "model", revision)
-        folder = _download_snapshot(
+        revision = resolve(model_id, "model", revision)
+        folder = download_snapshot(
             model_id, "model", revision, (*MODEL_FILES, CARD_FILE, *(WEIGHT_FILES if weights else ()))
         )
-        names = set(_cached_tree(model_id, "model", revision) or (path.name for path in folder.iterdir()))
+        names = set(cached_tree(model_id, "model", revision) or (path.name for path in folder.iterdir()))
     if "config.json" not in names:
         raise PermanentError(
             given=f"the model {model_id} has no config.json",
@@ -150,6 +155,20 @@ def download_model(model_id: str, revision: str | None, *, weights: bool) -> Mod
     if weights:
         refuse_without_weights(model_id, names)
     return ModelFiles(folder, revision, licence_in(folder / CARD_FILE))
+
+
+def artifact_files(repo_id: str) -> set[str]:
+    """What a dataset repository holds beside its card."""
+    return set(list_files(repo_id, "dataset", "main")) - NOT_OF_AN_ARTIFACT
+
+
+def download_artifact(repo_id: str, revision: str | None, names: Sequence[str]) -> Path:
+    """The folder in the cache that holds those files of a dataset repository that `names` (patterns) list.
+
+    Raises PermanentError where the repository is missing or may not be read, TransientError while the Hub cannot be
+    reached.
+    """
+    return download_snapshot(repo_id, "dataset", resolve(repo_id, "dataset", revision), names)
 
 
 def cache_folder() -> Path:
@@ -178,7 +197,7 @@ def weights_to_fetch(model_id: str, model: ModelFiles) -> WeightsToFetch:
     if Path(model_id).is_dir():
         refuse_without_weights(model_id, {path.name for path in model.folder.iterdir()})
         return WeightsToFetch(cache, 0)
-    sizes = _cached_tree(model_id, "model", model.revision) or {}
+    sizes = cached_tree(model_id, "model", model.revision) or {}
     refuse_without_weights(model_id, set(sizes) or {path.name for path in model.folder.iterdir()})
     missing = (
         name
@@ -188,101 +207,9 @@ def weights_to_fetch(model_id: str, model: ModelFiles) -> WeightsToFetch:
     return WeightsToFetch(cache, sum(sizes[name] for name in missing))
 
 
-def whose_token() -> str | None:
-    """The account and the role of HF_TOKEN, in words; None where it is not set.
-
-    Raises PermanentError where the Hub refuses it, TransientError while the Hub cannot be reached.
-    """
-    if not os.environ.get("HF_TOKEN"):
-        return None
-    account = _read_account("HF_TOKEN")
-    return f"{account.name}, role {account.role or 'not told'}"
-
-
-def check_write_access(repo_id: str, *, private: bool) -> str:
-    """Make sure that HF_TOKEN may publish to a model repository, which is created where it does not exist.
-
-    repo_id: `namespace/name`, or a name in the namespace of the token's account. Returns the full id.
-    Raises PermanentError where the token is missing, refused or may not write, or where an existing repository is
-    public and `private` was asked for; TransientError while the Hub cannot be reached.
-    """
-    if not os.environ.get("HF_TOKEN"):
-        raise PermanentError(
-            given="publishing was asked for, and HF_TOKEN is not set",
-            expected="a token that may write",
-            action="make one at https://huggingface.co/settings/tokens and set HF_TOKEN, or leave out --publish",
-        )
-    account = _read_account("HF_TOKEN")
-    if account.role == "read":
-        raise PermanentError(
-            given=f"HF_TOKEN of {account.name} may only read",
-            expected="a token that may write",
-            action="make one with the role write at https://huggingface.co/settings/tokens",
-        )
-    full_id = repo_id if "/" in repo_id else f"{account.name}/{repo_id}"
-    namespace = full_id.partition("/")[0]
-    if namespace not in account.namespaces:
-        raise PermanentError(
-            given=f"--model_name {repo_id}: HF_TOKEN belongs to {account.name}, who is not in {namespace}",
-            expected=f"one of the namespaces {', '.join(account.namespaces)}",
-            action="correct --model_name, or use a token of a member",
-        )
-    if not _create_repository(full_id, private) and private:
-        raise PermanentError(
-            given=f"--private, and the model {full_id} is on the Hub already and public",
-            expected="a private repository, or a new name",
-            action="make it private in its settings, choose another --model_name, or leave out --private",
-        )
-    return full_id
-
-
-class UploadedModel(NamedTuple):
-    """Where a model was published: the page for people, and the commit."""
-
-    url: str
-    commit: str
-
-
-def upload_model(folder: Path, repo_id: str, files: Sequence[str]) -> UploadedModel:
-    """Publish the `files` of `folder`, and nothing else, as one commit; then compare each with what the Hub has.
-
-    The same commit deletes what an earlier upload published and this one does not (`PUBLISHED_FILES` and
-    `predictions.jsonl`); earlier commits of the repository keep it. Other files there stay.
-    Uploading again what is there already makes no second commit.
-    Raises PermanentError where the token may not write, TransientError where the Hub cannot be reached or a file did
-    not arrive as it is here.
-    """
-    missing = [name for name in files if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}")
-    uploaded = _upload(repo_id, folder, files)
-    there = _list_model(repo_id, uploaded.commit)
-    wrong = [name for name in files if name not in there or not _same_content(folder / name, there[name])]
-    if wrong:
-        raise TransientError(
-            given=f"the model {repo_id} on the Hub differs from {folder} in {', '.join(wrong)}",
-            expected="every file as it is here",
-            action="run the same command again; it uploads without training again",
-        )
-    return uploaded
-
-
-def _client() -> HfApi:
-    from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
-
-    disable_progress_bars()  # the jobs show their own; several processes download at once
-    return HfApi(token=os.environ.get("HF_TOKEN") or False, library_name=PACKAGE, library_version=version(PACKAGE))
-
-
-@with_patience
-def _resolve(repo_id: str, repo_type: str, revision: str | None) -> str:
-    return str(_client().resolve_revision(repo_id, repo_type=repo_type, revision=revision).resolved)
-
-
 @with_patience
 def _is_public(repo_id: str) -> bool:
-    dataset = _client().dataset_info(repo_id)
+    dataset = client().dataset_info(repo_id)
     return not (dataset.private or dataset.gated)
 
 
@@ -291,36 +218,17 @@ def _resolve_converted(repo_id: str) -> str | None:
     from huggingface_hub.errors import RevisionNotFoundError
 
     try:
-        return str(_client().resolve_revision(repo_id, repo_type="dataset", revision=CONVERTED_BRANCH).resolved)
+        return str(client().resolve_revision(repo_id, repo_type="dataset", revision=CONVERTED_BRANCH).resolved)
     except RevisionNotFoundError:
-        return None
-
-
-@with_patience
-def _download_snapshot(repo_id: str, repo_type: str, commit: str, patterns: Sequence[str]) -> Path:
-    """Fetch files by pattern; the client keeps the listing of the repository beside them."""
-    return Path(
-        _client().snapshot_download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=list(patterns))
-    )
-
-
-def _cached_tree(repo_id: str, repo_type: str, commit: str) -> dict[str, int] | None:
-    """Name -> bytes of every file of a commit whose listing is in the cache."""
-    from huggingface_hub import get_cached_repo_tree
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
-
-    try:
-        return {file.path: file.size for file in get_cached_repo_tree(repo_id, repo_type=repo_type, revision=commit)}
-    except CachedRepoTreeNotFoundError:
         return None
 
 
 @functools.lru_cache(maxsize=4)
 def _list_dataset(repo_id: str, commit: str) -> Mapping[str, StoredFile]:
-    files = _cached_tree(repo_id, "dataset", commit)
+    files = cached_tree(repo_id, "dataset", commit)
     if files is None:
-        _download_snapshot(repo_id, "dataset", commit, ("README.md", ".gitattributes"))
-        files = _cached_tree(repo_id, "dataset", commit)
+        download_snapshot(repo_id, "dataset", commit, ("README.md", ".gitattributes"))
+        files = cached_tree(repo_id, "dataset", commit)
     if files is None:
         raise PermanentError(
             given=f"the list of files of {repo_id} is not in the cache, and HF_HUB_OFFLINE is set",
@@ -332,76 +240,10 @@ def _list_dataset(repo_id: str, commit: str) -> Mapping[str, StoredFile]:
 
 @with_patience
 def _download_dataset_file(repo_id: str, commit: str, name: str) -> Path:
-    path = _client().hf_hub_download(
+    path = client().hf_hub_download(
         repo_id, name, repo_type="dataset", revision=commit, tqdm_class=traffic.counting_progress()
     )
     return Path(path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Account:
-    name: str
-    role: str | None  # read, write or fineGrained; None for tokens that do not say
-    namespaces: tuple[str, ...]
-
-
-@with_patience
-def _read_account(subject: str) -> _Account:  # noqa: ARG001  for messages
-    answer = _client().whoami()
-    name = answer["name"]
-    role = answer.get("auth", {}).get("accessToken", {}).get("role")
-    return _Account(name, role, (name, *(organisation["name"] for organisation in answer.get("orgs", []))))
-
-
-@with_patience
-def _create_repository(repo_id: str, private: bool) -> bool:
-    """Create a model repository, or find that it exists, and check that it can be written. Whether it is private."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    client = _client()
-    client.create_repo(repo_id, private=private, exist_ok=True)
-    try:
-        client.auth_check(repo_id, write=True)
-    except HfHubHTTPError as error:
-        if error.response.status_code != 404:  # mirrors of the Hub may not have this endpoint
-            raise
-    return bool(client.model_info(repo_id).private)
-
-
-@with_patience
-def _upload(repo_id: str, folder: Path, names: Sequence[str]) -> UploadedModel:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-    # Looked up at every attempt: one that failed may have arrived.
-    outdated = sorted(set(_list_model(repo_id, "main")) & {*PUBLISHED_FILES, PREDICTIONS_NAME} - set(names))
-    if outdated:
-        logger.info("removing from %s what was published earlier: %s", repo_id, ", ".join(outdated))
-    operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
-        *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names),
-        *(CommitOperationDelete(path_in_repo=name) for name in outdated),
-    ]
-    commit = _client().create_commit(repo_id, operations, commit_message="Upload the fine-tuned model")
-    return UploadedModel(str(commit.repo_url), commit.oid)
-
-
-@with_patience
-def _list_model(repo_id: str, commit: str) -> dict[str, RepoFile]:
-    from huggingface_hub import RepoFile
-
-    entries = _client().list_repo_tree(repo_id, recursive=True, revision=commit)
-    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-
-
-def _same_content(path: Path, there: RepoFile) -> bool:
-    """Compare by size and by the hash the Hub keeps: sha256 of large files, git's own of small ones."""
-    size = path.stat().st_size
-    if there.size != size:
-        return False
-    if there.lfs is not None:
-        return bool(there.lfs.sha256 == sha256_of(path))
-    blob = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
-    blob.update(path.read_bytes())
-    return bool(there.blob_id == blob.hexdigest())
 
 
 def _read_range(repo_id: str, commit: str, name: str, start: int, end: int) -> bytes:

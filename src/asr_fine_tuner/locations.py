@@ -14,13 +14,16 @@ LIBRARY = "asr-fine-tuner"
 class ArtifactHome:
     """The folder of one artifact name in the Hugging Face cache."""
 
+    name: str
     folder: Path
 
     @classmethod
     def of(cls, name: str) -> ArtifactHome:
+        """name: as --artifact_name has it; that of one on the Hub stands for its copy here."""
         from huggingface_hub import cached_assets_path
 
-        return cls(cached_assets_path(LIBRARY, namespace="artifacts", subfolder=name))
+        folder = name.removeprefix("hf://").replace("/", "--")  # datasets--USER--NAME, as the Hub's cache calls it
+        return cls(name, cached_assets_path(LIBRARY, namespace="artifacts", subfolder=folder))
 
     @property
     def artifact(self) -> Path:

@@ -13,11 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Task = Literal["transcribe", "translate"]
 Switch = Literal["auto", "on", "off"]
+Engine = Literal["local", "ray"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 LearningRateScheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 
 # What the Hub accepts as a repository id, with or without the namespace.
 REPO_ID = re.compile(r"(?=.{1,96}$)([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
+
+# An artifact in a dataset repository of the Hub, as huggingface_hub's file system writes such paths.
+HUB_ARTIFACT = re.compile(r"hf://datasets/(?P<repo_id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>.+))?")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -36,7 +41,8 @@ class JobParameters(BaseModel):
     model_revision: str | None = _parameter("branch, tag or commit of the model", default=None)
     dataset_revision: str | None = _parameter("branch, tag or commit of the dataset", default=None)
     artifact_name: str | None = _parameter(
-        "name of the artifact in the Hugging Face cache; when not given, made of dataset, language and model",
+        "name of the artifact in the Hugging Face cache, or hf://datasets/USER/NAME for one on the Hub; "
+        "when not given, made of dataset, language and model",
         default=None,
     )
     language: str | None = _parameter(
@@ -65,6 +71,13 @@ class JobParameters(BaseModel):
             raise ValueError("must not be blank")
         return value.strip() if value is not None else None
 
+    @field_validator("artifact_name")
+    @classmethod
+    def _on_hub_as_a_dataset(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("hf://") and not HUB_ARTIFACT.fullmatch(value):
+            raise ValueError("must be hf://datasets/USER/NAME")
+        return value
+
 
 class PreprocessParameters(JobParameters):
     """Parameters of the preprocess job."""
@@ -89,7 +102,16 @@ class PreprocessParameters(JobParameters):
         "reject shorter clips", "seconds", 0.1
     )
     num_workers: PositiveInt | None = _parameter(
-        "processes that decode and extract features; when not given, one for each usable core", "processes", None
+        "processes that decode and extract features; when not given, one for each usable core; on Ray: shards at once",
+        "processes",
+        None,
+    )
+    engine: Engine = _parameter("encode on this machine, or on the Ray cluster of RAY_ADDRESS", default="local")
+    shard_index: Annotated[int, Field(ge=0)] | None = _parameter(
+        "encode only this part of the shards, from 0, beside jobs that encode the others", default=None
+    )
+    shard_count: PositiveInt | None = _parameter(
+        "parts that the shards are divided into; needs shard_index", "parts", None
     )
     max_rejected_fraction: Annotated[float, Field(ge=0, le=1)] = _parameter(
         "fail when more of the clips than this are rejected", "fraction of clips", 0.05
@@ -100,7 +122,10 @@ class PreprocessParameters(JobParameters):
     @field_validator("artifact_name")
     @classmethod
     def _plain_name(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}", value):
+        on_hub = HUB_ARTIFACT.fullmatch(value or "")
+        if on_hub and on_hub["revision"]:
+            raise ValueError("must have no revision: what is pushed becomes the newest")
+        if value is not None and not on_hub and not _PLAIN_NAME.fullmatch(value):
             raise ValueError("must be letters, digits, '.', '_' and '-', begin with a letter or digit, at most 96 long")
         return value
 
@@ -108,6 +133,14 @@ class PreprocessParameters(JobParameters):
     def _durations_in_order(self) -> PreprocessParameters:
         if self.max_duration is not None and self.min_duration >= self.max_duration:
             raise ValueError(f"min_duration {self.min_duration} s must be below max_duration {self.max_duration} s")
+        return self
+
+    @model_validator(mode="after")
+    def _a_part_of_how_many(self) -> PreprocessParameters:
+        if (self.shard_index is None) != (self.shard_count is None):
+            raise ValueError("shard_index and shard_count must be given together")
+        if self.shard_index is not None and self.shard_count is not None and self.shard_index >= self.shard_count:
+            raise ValueError(f"shard_index {self.shard_index} must be below shard_count {self.shard_count}")
         return self
 
 
@@ -121,7 +154,8 @@ class TrainParameters(JobParameters):
     )
     task: Task | None = _parameter("task the artifact has to be for; any when not given", default=None)  # type: ignore[assignment]
     artifact_name: str | None = _parameter(
-        "name of the artifact in the Hugging Face cache, or its folder; when not given, made as in preprocess",
+        "name of the artifact in the Hugging Face cache, its folder, or hf://datasets/USER/NAME[@REVISION]; when not "
+        "given, made as in preprocess",
         default=None,
     )
     model_name: str | None = _parameter(

@@ -20,6 +20,7 @@ from asr_fine_tuner.locations import ArtifactHome
 from asr_fine_tuner.manifest import Manifest, SplitSummary
 from asr_fine_tuner.parameters import PreprocessParameters, default_artifact_name
 from asr_fine_tuner.parts import Part, joined
+from asr_fine_tuner.quiet import quiet_libraries
 from asr_fine_tuner.shards import ShardTask, WorkingFolder
 from asr_fine_tuner.summary import show_artifact
 
@@ -69,6 +70,7 @@ class PartResult:
         return {"status": "part_done", **asdict(self)}
 
 
+@quiet_libraries()
 def preprocess(parameters: PreprocessParameters) -> PreprocessResult | PartResult:
     """Turn a speech dataset into the artifact that `train` reads.
 
@@ -92,10 +94,13 @@ def preprocess(parameters: PreprocessParameters) -> PreprocessResult | PartResul
         parameters.model_id, parameters.dataset_name, parameters.language_code, parameters.task
     )
     repository = ArtifactRepository.named(name)
-    on_hub = repository.claimed() if repository else None
+    if repository:
+        repository.claim()
     request = resolve_request(parameters)
-    if on_hub and on_hub.identity != request.identity and not parameters.overwrite:
-        raise request.name_is_taken(name, on_hub)
+    if repository and not parameters.overwrite:
+        there = repository.manifest()
+        if there and there.identity != request.identity:
+            raise request.name_is_taken(name, there)
     job = _Job(parameters, request, ArtifactHome.of(name), repository)
     part = Part.asked_for(parameters)
     return job.make_whole() if part is None else job.make_part(part)
@@ -122,7 +127,24 @@ class _Job:
                 tasks = part.of(self.request.tasks(begun))
                 bytes_fetched = self._encode(tasks)
                 shards_of_part, shards_done = len(tasks), begun.n_recorded()
-        ...
+        told = PartResult(
+            artifact_name=self.home.name,
+            shard_index=part.index,
+            shard_count=part.count,
+            shards_of_part=shards_of_part,
+            shards_done=shards_done,
+            shards=n_shards,
+            bytes_fetched=bytes_fetched + self.request.bytes_fetched,
+        )
+        try:
+            with exclusive(self.home.lock, what=f"artifact {self.home.name}"):
+                if isinstance(begun, WorkingFolder) and begun.identity() != self.request.identity_of_work:
+                    begun = begin(self.home, self.request, overwrite=False)  # another part has merged meanwhile
+                if isinstance(begun, WorkingFolder) and begun.n_recorded() < n_shards:
+                    return told
+                return self._finish(begun, bytes_fetched)
+        except LockHeld:  # another part is at work, and the last one merges
+            return told
 
     def _encode(self, tasks: Sequence[ShardTask]) -> int:
         """Encode those that are not there yet; returns the bytes fetched."""
@@ -146,7 +168,7 @@ class _Job:
         url = self.repository.push(self.home.artifact, manifest) if self.repository else None
         bytes_fetched += self.request.bytes_fetched
         artifact_bytes = sum(path.stat().st_size for path in self.home.artifact.rglob("*") if path.is_file())
-        show_artifact(self.home.artifact, manifest, artifact_bytes, bytes_fetched)
+        show_artifact(self.home.artifact, manifest, self.request.plan.columns, artifact_bytes, bytes_fetched)
         return PreprocessResult(
             artifact=self.home.artifact,
             artifact_name=self.home.name,

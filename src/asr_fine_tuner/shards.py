@@ -1,18 +1,11 @@
-"""Encoding the shards of a dataset, one after another or in several processes; a finished shard is never lost."""
+"""Shards of a dataset: each is encoded by itself, recorded when it is whole, and never lost then."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import logging
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,32 +14,21 @@ from asr_fine_tuner import hub
 from asr_fine_tuner.artifact import ClipWriter
 from asr_fine_tuner.dataset import ShardPlan
 from asr_fine_tuner.encoding import ClipEncoder, EncoderSettings, shared_encoder
-from asr_fine_tuner.errors import ExitCode, TransientError
 from asr_fine_tuner.files import (
     canonical_json,
     full_disk_explained,
     mismatches,
     sha256_of,
+    staging_path,
     sync_folder,
     write_atomically,
 )
-from asr_fine_tuner.logs import redact_stderr
 from asr_fine_tuner.manifest import MANIFEST_NAME
 from asr_fine_tuner.rejection import ClipRejected
-from asr_fine_tuner.stop import raise_if_stopped, share_stop, stop_requested
+from asr_fine_tuner.stop import raise_if_stopped
 
 logger = logging.getLogger(__name__)
 
-# What a worker needs beyond our own modules; the fork server imports them once for all workers.
-_PRELOADED = [
-    "asr_fine_tuner.shards",
-    "pyarrow.parquet",
-    "torch",
-    "datasets",
-    "transformers.models.whisper.feature_extraction_whisper",
-    "transformers.models.whisper.tokenization_whisper",
-]
-_SECONDS_BETWEEN_STOP_CHECKS = 0.5
 _FRAMES_PER_SECOND, _BYTES_PER_FEATURE = 100, 2  # of log-mel features in float16
 
 
@@ -104,7 +86,8 @@ class WorkingFolder:
         return self._identity_path.read_text(encoding="utf-8") if self._identity_path.is_file() else None
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed job left between its last shard and the finished artifact, which would be hashed too."""
+        """Remove what killed jobs left half written, and what one left between its last shard and the finished
+        artifact, which would be hashed too. No other job may be writing here."""
         for path in [*self.artifact.rglob(".*.tmp"), self.artifact / MANIFEST_NAME]:
             path.unlink(missing_ok=True)
 
@@ -113,6 +96,12 @@ class WorkingFolder:
 
     def record(self, index: int) -> ShardRecord:
         return ShardRecord.model_validate_json(self.record_path(index).read_text(encoding="utf-8"))
+
+    def n_recorded(self) -> int:
+        """How many shards are recorded, by whatever job on whatever machine."""
+        # NFS clients list a folder from a cache that may be a minute old, unless they have just changed the folder.
+        with tempfile.TemporaryFile(dir=self.folder / "shards"):
+            return sum(1 for _ in (self.folder / "shards").glob("*.json"))
 
     @property
     def _identity_path(self) -> Path:
@@ -133,22 +122,6 @@ class ShardTask:
 class EncodedShard:
     record: ShardRecord
     bytes_fetched: int
-
-
-def encode_shards(tasks: Sequence[ShardTask], num_workers: int, on_shard: Callable[[ShardRecord], None]) -> int:
-    """Encode all tasks, calling `on_shard` for each as it finishes. Returns the bytes fetched from the Hub.
-
-    Raises:
-        InterruptedJob: SIGTERM or SIGINT; finished shards stay, the one being written is dropped.
-        TransientError: a worker process died.
-    """
-    bytes_fetched = 0
-    run = _in_process(tasks) if num_workers == 1 or len(tasks) <= 1 else _in_processes(tasks, num_workers)
-    for encoded in run:
-        bytes_fetched += encoded.bytes_fetched
-        on_shard(encoded.record)
-    raise_if_stopped("finished shards are kept")
-    return bytes_fetched
 
 
 def finished_record(task: ShardTask) -> ShardRecord | None:
@@ -174,14 +147,18 @@ def encode_shard(task: ShardTask) -> EncodedShard:
     fetched_before = hub.bytes_fetched()
     encoder = shared_encoder(task.settings)
     longest = round(task.settings.max_duration * _FRAMES_PER_SECOND) * encoder.n_mels * _BYTES_PER_FEATURE
-    with full_disk_explained(task.work.artifact, task.plan.n_examples * longest):
-        record = _write_shard(task, encoder)
+    name = f"data-{task.index:05d}.arrow"
+    staged = {split: staging_path(task.work.artifact / split / name) for split, rows in task.plan.rows.items() if rows}
+    try:
+        with full_disk_explained(task.work.artifact, task.plan.n_examples * longest):
+            record = _write_shard(task, encoder, name, staged)
+    finally:
+        for path in staged.values():
+            path.unlink(missing_ok=True)
     return EncodedShard(record, hub.bytes_fetched() - fetched_before)
 
 
-def _write_shard(task: ShardTask, encoder: ClipEncoder) -> ShardRecord:
-    name = f"data-{task.index:05d}.arrow"
-    staged = {split: task.work.artifact / split / f".{name}.tmp" for split, rows in task.plan.rows.items() if rows}
+def _write_shard(task: ShardTask, encoder: ClipEncoder, name: str, staged: Mapping[str, Path]) -> ShardRecord:
     for path in staged.values():
         path.parent.mkdir(parents=True, exist_ok=True)
     writers = {split: ClipWriter(path, encoder.n_mels) for split, path in staged.items()}
@@ -213,61 +190,3 @@ def _write_shard(task: ShardTask, encoder: ClipEncoder) -> ShardRecord:
     record = ShardRecord(files=files, rejected=rejected)
     write_atomically(task.work.record_path(task.index), canonical_json(record.model_dump(mode="json")))
     return record
-
-
-def _in_process(tasks: Sequence[ShardTask]) -> Iterator[EncodedShard]:
-    for task in tasks:
-        raise_if_stopped("finished shards are kept")
-        yield encode_shard(task)
-
-
-def _in_processes(tasks: Sequence[ShardTask], num_workers: int) -> Iterator[EncodedShard]:
-    # Not fork: with threads alive in this process (the Hub's client, torch) a forked child can hang.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    stop = context.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(num_workers, len(tasks)), mp_context=context, initializer=_start_worker, initargs=(stop,)
-    )
-    with pool:
-        waiting = {pool.submit(encode_shard, task) for task in tasks}
-        try:
-            while waiting:
-                done, waiting = concurrent.futures.wait(
-                    waiting, _SECONDS_BETWEEN_STOP_CHECKS, concurrent.futures.FIRST_COMPLETED
-                )
-                for future in done:
-                    yield future.result()
-                if stop_requested():
-                    return
-        except BrokenProcessPool:
-            # A signal to the whole process group ends the workers too, before they can be told to stop.
-            if stop_requested():
-                return
-            raise TransientError(
-                given=f"one of {num_workers} worker processes was killed, most often for lack of memory",
-                expected="workers that live until their shard is done",
-                action="submit again with fewer --num_workers or more memory; finished shards are kept",
-            ) from None
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker(stop: Event) -> None:
-    import torch
-
-    # Ctrl-C reaches the whole process group; the parent decides and tells through the event.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    share_stop(stop)
-    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
-    redact_stderr()
-    # More than one torch thread in each of several workers fights over the cores, and can hang.
-    torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    """A job that is killed must not leave workers that write beside those of the next one."""
-    if parent := multiprocessing.parent_process():
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(ExitCode.TRANSIENT)

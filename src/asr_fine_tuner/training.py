@@ -22,6 +22,7 @@ from asr_fine_tuner.model_card import write_model_card
 from asr_fine_tuner.model_folder import CURVES_NAME, RESULTS_NAME, published_files
 from asr_fine_tuner.parameters import TrainParameters, default_model_name
 from asr_fine_tuner.platform_folders import platform_folders
+from asr_fine_tuner.quiet import quiet_libraries
 from asr_fine_tuner.ranks import Ranks, joined_ranks
 from asr_fine_tuner.results import TrainingResults, read_results, results_table
 from asr_fine_tuner.run_folder import Identity, RunFolder, effective_batch, run_id
@@ -82,6 +83,7 @@ class TrainResult:
         return {**asdict(self), "model_dir": str(self.model_dir)}
 
 
+@quiet_libraries()
 def train(parameters: TrainParameters, tracker: Tracker | None = None) -> TrainResult:
     """Fine-tune Whisper on an artifact of `preprocess`, evaluate it against the base model, save it, publish it.
 
@@ -267,7 +269,7 @@ def _write_card(run: RunFolder, results: TrainingResults, repo_id: str, licence:
     write_model_card(run.model, results, repo_id=repo_id, licence=licence, curves=curves)
 
 
-def _publish(job: _Job) -> hub.UploadedModel | None:
+def _publish(job: _Job) -> hub.Uploaded | None:
     run = job.run
     if job.repo_id is None:
         logger.info(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr_fine_tuner.artifact import ArtifactSplit
+from asr_fine_tuner.artifact_repository import ArtifactRepository
 from asr_fine_tuner.errors import PermanentError, TransientError
 from asr_fine_tuner.languages import resolve_language
 from asr_fine_tuner.locations import ArtifactHome, public_name
@@ -95,7 +96,9 @@ def check_fits(manifest: Manifest, model: ModelFormat) -> None:
 
 def _find(parameters: TrainParameters) -> Path:
     name = parameters.artifact_name
-    if name is not None and ("/" in name or (Path(name) / MANIFEST_NAME).is_file()):
+    if name is not None and (repository := ArtifactRepository.named(name)):
+        folder = repository.pulled()
+    elif name is not None and ("/" in name or (Path(name) / MANIFEST_NAME).is_file()):
         folder = Path(name)
     elif name is not None:
         folder = ArtifactHome.of(name).artifact
@@ -128,7 +131,7 @@ def _preprocess_command(parameters: TrainParameters, artifact_name: str) -> str:
         "model_id": parameters.model_id,
         "model_revision": parameters.model_revision,
         "dataset_revision": parameters.dataset_revision,
-        "artifact_name": Path(artifact_name).name,
+        "artifact_name": artifact_name if ArtifactRepository.named(artifact_name) else Path(artifact_name).name,
         "max_train_samples": parameters.max_train_samples,
         "max_eval_samples": parameters.max_eval_samples,
     }

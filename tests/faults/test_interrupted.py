@@ -71,7 +71,7 @@ def test_preprocess(jobs: WarmJobs, tmp_path: Path) -> None:
     folder = tmp_path / "hf/assets/asr-fine-tuner/artifacts/made"
     parameters = tiny.preprocess_flags(num_workers=1, artifact_name="made")
     home = {"HF_HOME": str(tmp_path / "hf")}
-    at = "open partial/artifact/train/.data-00003.arrow.tmp"
+    at = "open partial/artifact/train/.data-00003.arrow.PID.tmp"
     began = time.monotonic()
     stopped = jobs.run("preprocess", parameters, env=home, disturbance=_terminated(folder, at))
     assert time.monotonic() - began < 10

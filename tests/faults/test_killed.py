@@ -28,7 +28,7 @@ def _worth_a_kill(boundaries: Iterable[str]) -> list[str]:
     """One of each kind: before the first file of a staged folder, and before what is staged appears or goes."""
     first: dict[str, str] = {}
     for boundary in boundaries:
-        if boundary.startswith(("os.rename", "shutil.rmtree")) or boundary.endswith(("/config.json", ".arrow.tmp")):
+        if boundary.startswith(("os.rename", "shutil.rmtree")) or boundary.endswith(("/config.json", ".arrow.PID.tmp")):
             first.setdefault(re.sub(r"\d+", "N", boundary), boundary)
     return list(first.values())
 

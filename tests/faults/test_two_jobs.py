@@ -21,7 +21,7 @@ def test_one_artifact(jobs: WarmJobs, tmp_path: Path) -> None:
     folder = tmp_path / "hf/assets/asr-fine-tuner/artifacts/made"
     home = {"HF_HOME": str(tmp_path / "hf")}
     parameters = tiny.preprocess_flags(num_workers=1, artifact_name="made")
-    at = "open partial/artifact/train/.data-00002.arrow.tmp"
+    at = "open partial/artifact/train/.data-00002.arrow.PID.tmp"
     first = jobs.start("preprocess", parameters, env=home, disturbance=_halted(folder, at))
     first.wait_until_stopped()
     half = tiny.contents(folder)
