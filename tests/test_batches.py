@@ -13,7 +13,15 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 
 from asr_fine_tuner.artifact import ArtifactSplit
 from asr_fine_tuner.audio import decode
-from asr_fine_tuner.batches import IGNORED_LABEL, ClipDataset, Collator, TrainingClip
+from asr_fine_tuner.batches import (
+    IGNORED_LABEL,
+    NO_CLIP,
+    BatchSizes,
+    ClipDataset,
+    Collator,
+    TrainingBatches,
+    TrainingClip,
+)
 from asr_fine_tuner.labels import LabelEncoder
 
 WINDOW = 400  # frames, 4 s
@@ -112,3 +120,52 @@ def test_the_longest_transcripts_come_first(tiny_artifact: Path) -> None:
     for clip in ordered:
         np.testing.assert_array_equal(clip.features, split.features(clip.index))
     assert ClipDataset(split).longest_labels == lengths[0]
+
+
+def _steps(n_clips: int, sizes: BatchSizes, epoch: int = 0) -> list[list[int]]:
+    """The clips of each step of an epoch, over all processes."""
+    ranks = [TrainingBatches(n_clips, sizes, seed=7, rank=rank) for rank in range(sizes.processes)]
+    for rank in ranks:
+        rank.set_epoch(epoch)
+    micro_batches = [list(rank) for rank in ranks]
+    assert len({len(of_rank) for of_rank in micro_batches}) == 1, "no rank waits for another"
+    assert all(len(rank) == len(of_rank) for rank, of_rank in zip(ranks, micro_batches, strict=True))
+    assert all(1 <= len(batch) <= sizes.micro for of_rank in micro_batches for batch in of_rank)
+    return [
+        sorted(
+            position
+            for of_rank in micro_batches
+            for batch in of_rank[begin : begin + sizes.accumulated]
+            for position in batch
+            if position != NO_CLIP
+        )
+        for begin in range(0, len(micro_batches[0]), sizes.accumulated)
+    ]
+
+
+@pytest.mark.parametrize("n_clips", [1, 9, 12, 13, 24, 25])
+@pytest.mark.parametrize("effective", [1, 4, 12])
+def test_a_step_has_the_same_clips_on_any_number_of_processes(n_clips: int, effective: int) -> None:
+    steps = _steps(n_clips, BatchSizes(effective, micro=effective))
+    assert sorted(position for step in steps for position in step) == list(range(n_clips)), "each clip once"
+    for processes in (1, 2, 3, 5):
+        for micro in (1, 2, 4):
+            assert _steps(n_clips, BatchSizes(effective, micro, processes)) == steps
+
+
+def test_each_epoch_has_an_order_of_its_own() -> None:
+    orders = [_steps(12, BatchSizes(effective=1, micro=1), epoch) for epoch in (0, 1, 0)]
+    assert orders[0] == orders[2] != orders[1]
+
+
+@pytest.mark.parametrize(("sizes", "accumulated"), [((16, 4, 1), 4), ((16, 4, 2), 2), ((16, 4, 3), 2), ((4, 8, 8), 1)])
+def test_micro_batches_of_a_full_step(sizes: tuple[int, int, int], accumulated: int) -> None:
+    assert BatchSizes(*sizes).accumulated == accumulated
+
+
+def test_what_stands_for_no_clip_has_no_labels(clips: ClipDataset, collator: Collator) -> None:
+    batch = collator([clips[2], clips[NO_CLIP]])
+    assert batch["clip_index"].tolist() == [2, NO_CLIP]
+    assert (batch["labels"][1] == IGNORED_LABEL).all()
+    assert (batch["labels"][0] != IGNORED_LABEL).any()
+    assert batch["seconds"][1] == 0

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from conftest import JobRun
-from tiny_training import changed, given_of, log_history, sigterm_at
-from warm_jobs import Disturbance, WarmJobs
+from tiny_training import changed, clips_of, given_of, log_history, sigterm_at, write_artifact
+from warm_jobs import Disturbance, WarmJob, WarmJobs
 
 from asr_fine_tuner import InterruptedJob, TrainParameters
+from asr_fine_tuner.artifact import SPLITS
+from asr_fine_tuner.batches import BatchSizes, TrainingBatches
 from asr_fine_tuner.checkpoints import newest_complete
 from asr_fine_tuner.training import TrainResult, train
+
+CLIPS = 9
 
 
 @pytest.fixture(scope="module")
 def one(memorised: TrainResult, tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainParameters:
-    """Four clips to a step in one process: two steps and half of one in an epoch of ten clips.
+    """Four clips to a step in one process: in an epoch of nine clips two steps, and one with a single clip.
 
     The base model knows four of the clips by heart.
     """
@@ -33,6 +39,7 @@ def one(memorised: TrainResult, tiny_artifact: Path, tmp_path_factory: pytest.Te
         artifact_name=str(tiny_artifact),
         model_id=str(memorised.model_dir),
         output_dir=str(tmp_path_factory.mktemp("one") / "run"),
+        max_train_samples=CLIPS,
         max_steps=7,
         learning_rate=2e-3,
         warmup_steps=1,
@@ -56,11 +63,36 @@ def _of_two(one: TrainParameters, run: Path) -> dict[str, object]:
 
 
 def _torchrun(parameters: Mapping[str, object], tmp_path: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "jobs.train"]
+    command = [
+        sys.executable,
+        "-m",
+        "asr_fine_tuner.torchrun",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "jobs.train",
+    ]
     command += [f"--{name}={value}" for name, value in parameters.items()]
     return subprocess.Popen(
         command, cwd=tmp_path, env=dict(env), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+
+
+def _started(
+    jobs: WarmJobs,
+    of_first: Mapping[str, object],
+    of_second: Mapping[str, object] | None = None,
+    disturbance: Disturbance | None = None,
+    disturbance_of_second: Disturbance | None = None,
+) -> tuple[WarmJob, WarmJob]:
+    """The two processes of a job, as torchrun starts them. disturbance: of the first."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    of_all = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [{**of_all, "OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    first = jobs.start("train", of_first, env=ranks[0], disturbance=disturbance)
+    return first, jobs.start("train", of_second or of_first, env=ranks[1], disturbance=disturbance_of_second)
 
 
 def _assert_same(run: Path, result: Mapping[str, Any], of_one: TrainResult) -> None:
@@ -82,11 +114,142 @@ def test_two_processes_learn_and_tell_what_one_does(
     one: TrainParameters, of_one: TrainResult, job_env: dict[str, str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    began = time.monotonic()
-    stdout, stderr = (job := _torchrun(_of_two(one, run), tmp_path, job_env)).communicate(timeout=240)
-    print(stderr, time.monotonic() - began)
+    job = _torchrun(_of_two(one, run), tmp_path, job_env)
+    stdout, stderr = job.communicate(timeout=240)
     assert job.returncode == 0, stderr
     (line,) = stdout.splitlines()
     result = json.loads(line)
     assert (result["status"], result["train_batch_size"], result["processes"]) == ("done", 2, 2)
+    assert stderr.count("tuned model on test") == 1, "only the first rank logs"
+    assert 0 < of_one.metrics["test_base_wer"] != of_one.metrics["test_tuned_wer"]
     _assert_same(run, result, of_one)
+
+
+def test_a_signal_to_the_launcher_stops_all_ranks_at_one_step(
+    one: TrainParameters, job_env: dict[str, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    endless = {**_of_two(one, run), "max_steps": 5000, "eval_steps": 5000, "evaluate_base": False}
+    job = _torchrun(endless, tmp_path, job_env)
+    until = time.monotonic() + 120
+    while not (run / "checkpoint-3").is_dir():
+        assert job.poll() is None, job.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    stdout, stderr = job.communicate(timeout=60)
+    assert time.monotonic() - began < 25
+    assert job.returncode == 143, stderr
+    (line,) = stdout.splitlines()
+    assert json.loads(line)["status"] == "interrupted"
+    newest = newest_complete(run)
+    assert newest is not None
+    assert f"{newest.name.replace('checkpoint-', 'step ')} is saved" in json.loads(line)["error"]["given"]
+
+
+def test_a_signal_to_one_rank_stops_both_and_one_process_goes_on(
+    one: TrainParameters, of_one: TrainResult, jobs: WarmJobs, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    while_saving = Disturbance(folder=str(run), at="os.rename .checkpoint-3.tmp", signal=signal.SIGSTOP)
+    first, second = _started(jobs, _of_two(one, run), disturbance=while_saving)
+    first.wait_until_stopped()
+    os.kill(second.pid, signal.SIGTERM)
+    os.kill(first.pid, signal.SIGCONT)
+    ended = first.wait(), second.wait()
+    assert [job.returncode for job in ended] == [143, 143], ended[0].stderr + ended[1].stderr
+    assert (ended[0].result["status"], ended[1].stdout) == ("interrupted", "")
+    assert "rank 1: SIGTERM received" in ended[0].result["error"]["given"]
+    newest = newest_complete(run)
+    assert newest is not None
+    assert newest.name == "checkpoint-4"
+
+    result = train(changed(one, output_dir=str(run)))
+    _assert_same(run, result.as_json(), of_one)
+    assert (result.processes, result.train_batch_size, result.grad_accum_steps) == (1, 4, 1)
+
+
+def test_two_processes_go_on_with_what_one_began(
+    one: TrainParameters, of_one: TrainResult, jobs: WarmJobs, tmp_path: Path
+) -> None:
+    """With the same parameters: the clips to a step stay those of the run."""
+    run = tmp_path / "run"
+    given = changed(one, output_dir=str(run))
+    with sigterm_at("step 4 of 7: loss"), pytest.raises(InterruptedJob):
+        train(given)
+    first, second = (job.wait() for job in _started(jobs, given_of(given)))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert second.stdout == ""
+    assert "continuing from step 5 of 7" in first.stderr
+    _assert_same(run, first.result, of_one)
+    told = {name: first.result[name] for name in ("processes", "train_batch_size", "grad_accum_steps")}
+    assert told == {"processes": 2, "train_batch_size": 2, "grad_accum_steps": 1}
+
+
+def test_what_one_rank_fails_with_ends_both(
+    one: TrainParameters, jobs: WarmJobs, tiny_artifact: Path, tmp_path: Path
+) -> None:
+    """A clip with features that are no numbers, which only the second rank has in its batch."""
+    of_second = TrainingBatches(CLIPS, BatchSizes(effective=4, micro=2, processes=2), seed=one.seed, rank=1)
+    broken = list(of_second)[1][0]
+    splits = {split: clips_of(tiny_artifact, split) for split in SPLITS}
+    features = splits["train"][broken].features.copy()
+    features[3, 5] = np.nan
+    splits["train"][broken] = replace(splits["train"][broken], features=features)
+    artifact = write_artifact(tmp_path / "nan", Path(one.model_id), tiny_artifact, splits)
+    run = tmp_path / "run"
+    given = {**_of_two(one, run), "artifact_name": artifact, "evaluate_base": False, "save_steps": 1}
+    first, second = (job.wait() for job in _started(jobs, given))
+    assert (first.returncode, second.returncode) == (2, 2), first.stderr + second.stderr
+    assert second.stdout == ""
+    assert "rank 1: loss nan at step 2" in first.result["error"]["given"]
+    assert "loss nan at step 2" in second.stderr
+    newest = newest_complete(run)
+    assert newest is not None
+    assert newest.name == "checkpoint-1"
+
+
+def test_a_killed_rank_does_not_leave_the_other_waiting(one: TrainParameters, jobs: WarmJobs, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    while_saving = Disturbance(folder=str(run), at="os.rename .checkpoint-3.tmp", signal=signal.SIGSTOP)
+    first, second = _started(jobs, {**_of_two(one, run), "evaluate_base": False}, disturbance=while_saving)
+    first.wait_until_stopped()
+    os.kill(second.pid, signal.SIGKILL)
+    os.kill(first.pid, signal.SIGCONT)
+    ended = first.wait()
+    assert ended.returncode == 75, ended.stderr
+    assert "contact" in ended.result["error"]["given"]
+    second.wait()
+    newest = newest_complete(run)
+    assert newest is not None
+    assert newest.name == "checkpoint-3"
+
+
+def test_nodes_without_a_common_folder_do_not_continue(
+    one: TrainParameters, of_one: TrainResult, jobs: WarmJobs, tmp_path: Path
+) -> None:
+    run = shutil.copytree(of_one.model_dir.parent, tmp_path / "run")
+    (run / "trained.json").unlink()
+    (run / "model" / "model.safetensors").unlink()
+    elsewhere = tmp_path / "of another node"
+    both = _started(jobs, _of_two(one, run), _of_two(one, elsewhere))
+    first, second = (job.wait() for job in both)
+    assert (first.returncode, second.returncode) == (2, 2), first.stderr + second.stderr
+    assert f"rank 1: no whole {elsewhere / 'checkpoint-7'} on" in first.result["error"]["given"]
+    assert "shared volume" in first.result["error"]["action"]
+    assert not elsewhere.exists()
+
+
+def test_memory_that_one_rank_lacks_makes_the_micro_batches_of_all_smaller(
+    one: TrainParameters, jobs: WarmJobs, tmp_path: Path
+) -> None:
+    given = {**_of_two(one, tmp_path / "run"), "max_steps": 2}
+    both = _started(jobs, given, disturbance_of_second=Disturbance(clips_at_once=1))
+    first, second = (job.wait() for job in both)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    told = {name: first.result[name] for name in ("processes", "train_batch_size", "grad_accum_steps")}
+    assert told == {"processes": 2, "train_batch_size": 1, "grad_accum_steps": 2}
+    results = json.loads((tmp_path / "run" / "model" / "results.json").read_text())
+    assert results["hyperparameters"]["effective_batch_size"] == 4
+    assert results["hyperparameters"]["gradient_checkpointing"] is True

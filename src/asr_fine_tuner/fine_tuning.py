@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import platform
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -172,6 +173,7 @@ class FineTuning:
         if checkpoint is None:
             self.trainer.train()
             return
+        checkpoint = self.run.folder / checkpoint.name
         with self.ranks.together():
             self._refuse_unseen(checkpoint)
         self._continue(checkpoint)
@@ -179,7 +181,7 @@ class FineTuning:
     def _refuse_unseen(self, checkpoint: Path) -> None:
         if not self.ranks.first and not is_complete(checkpoint):
             raise PermanentError(
-                given=f"{checkpoint.absolute()}, which this rank does not see as the first one does",
+                given=f"no whole {checkpoint.absolute()} on {platform.node()}, while the first rank sees one",
                 expected="one --output_dir for all nodes, on a volume that they share",
                 action="give all nodes the same --output_dir on a shared volume, or continue on the node that has it",
             )

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import pickle
-import socket
+import platform
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -153,7 +153,7 @@ class Ranks:
     def _announce(self, failure: Exception) -> None:
         if not self.first:
             reason = str(failure) if isinstance(failure, JobError) else "".join(traceback.format_exception(failure))
-            logger.critical("rank %d of %d, on %s: %s", self.rank, self.size, socket.gethostname(), reason)
+            logger.critical("rank %d of %d, on %s: %s", self.rank, self.size, platform.node(), reason)
         if self._notices is not None:
             with self._in_contact():
                 self._notices.set(self._notice, "")
@@ -207,9 +207,8 @@ def joined_ranks() -> Iterator[Ranks]:
         yield Ranks(launch)
         return
     _refuse_split_models()
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, size = next(rendezvous("env://", launch.rank, launch.processes))
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    dist.init_process_group(_backend(), store=store, rank=rank, world_size=size)
     try:
         ranks = Ranks(launch, dist.new_group(backend="gloo", timeout=_PATIENCE), store)
         with ranks.together():
@@ -220,12 +219,16 @@ def joined_ranks() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+def _backend() -> str:
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
 def _take_gpu(launch: Launch) -> None:
     if not torch.cuda.is_available():
         return
     if launch.local_processes > torch.cuda.device_count():
         raise PermanentError(
-            given=f"{launch.local_processes} processes on {socket.gethostname()}, which has "
+            given=f"{launch.local_processes} processes on {platform.node()}, which has "
             f"{torch.cuda.device_count()} GPUs",
             expected="a GPU for each process",
             action=f"start {torch.cuda.device_count()} on each node (--nproc-per-node, --num_processes)",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
+import small_device
 from tiny_training import changed, weights_of
 
 from asr_fine_tuner import InterruptedJob, PermanentError, TrainParameters
@@ -14,7 +14,6 @@ from asr_fine_tuner.fine_tuning import FineTuning
 from asr_fine_tuner.results import read_results
 from asr_fine_tuner.trainer import WhisperTrainer
 from asr_fine_tuner.training import train
-from asr_fine_tuner.transcribing import Transcriber
 
 
 @pytest.fixture
@@ -22,16 +21,8 @@ def device_holds(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes training and transcribing more than that many clips at once run out of memory."""
 
     def limit(clips: int) -> None:
-        def limited(method: Callable[..., Any], batch_argument: int) -> Callable[..., Any]:
-            def call(worker: WhisperTrainer | Transcriber, *arguments: Any) -> Any:
-                if len(arguments[batch_argument]["labels"]) > clips:
-                    raise torch.OutOfMemoryError("out of memory")
-                return method(worker, *arguments)
-
-            return call
-
-        monkeypatch.setattr(WhisperTrainer, "training_step", limited(WhisperTrainer.training_step, 1))
-        monkeypatch.setattr(Transcriber, "_transcribe", limited(Transcriber._transcribe, 0))
+        for owner, name, method in small_device.methods(clips):
+            monkeypatch.setattr(owner, name, method)
 
     return limit
 
