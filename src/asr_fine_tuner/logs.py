@@ -75,11 +75,6 @@ def log_to_stderr() -> None:
     logging.basicConfig(level=logging.WARNING if first else logging.CRITICAL, handlers=[handler], force=True)
     logging.getLogger("asr_fine_tuner").setLevel(logging.INFO if first else logging.CRITICAL)
     logging.captureWarnings(capture=True)
-    if not sys.stderr.isatty():
-        # Bars of the libraries (downloads, weights) are for terminals; the Hub's client reads this when imported.
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # transformers warns at each generation that Whisper's own arguments are deprecated.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def redact_stderr() -> None:

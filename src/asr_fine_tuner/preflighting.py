@@ -21,6 +21,7 @@ from asr_fine_tuner.manifest import ModelFormat
 from asr_fine_tuner.memory import MemoryPlan, outline, plan_memory
 from asr_fine_tuner.parameters import TrainParameters, default_model_name
 from asr_fine_tuner.preflight_report import CHECKS, PreflightReport
+from asr_fine_tuner.quiet import quiet_libraries
 from asr_fine_tuner.rehearsal import Pace, rehearse
 from asr_fine_tuner.run_folder import RunFolder
 from asr_fine_tuner.run_size import DiskEstimate, transcript_bytes
@@ -32,6 +33,7 @@ from asr_fine_tuner.training_input import TrainingInput, check_fits, open_artifa
 _HUB_PATIENCE_SECONDS = "20"
 
 
+@quiet_libraries()
 def preflight(parameters: TrainParameters, free: Callable[[Path], int] = free_bytes) -> PreflightReport:
     """Check whatever a train job with these parameters needs, then rehearse it on a few clips.
 
