@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +220,25 @@ def test_temporary_files_have_their_folder_on_a_new_volume(
         monkeypatch.setenv("TMPDIR", str(folder))
         assert ended(lambda _: Result()).code == 0, "a job may not need it"
     assert (tmp_path / "volume" / "tmp").is_dir()
+
+
+def test_a_machine_without_room_for_temporary_files_is_told(
+    ended: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read-only container without a volume; libraries look for the folder when they are imported."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null/tmp"])
+
+    def work(_: TrainParameters) -> Result:
+        tempfile.gettempdir()
+        return Result()
+
+    failed = ended(work)
+    assert failed.code == 2
+    assert "/dev/null/tmp" in failed.result["error"]["given"]
+    assert "TMPDIR" in failed.result["error"]["action"]
+    monkeypatch.undo()
+    assert ended(raising(FileNotFoundError(2, "No such file", "x"))).code == 1, "another file is missing"
 
 
 def test_errors_cross_process_borders() -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -105,6 +106,12 @@ def _of_the_machine(error: Exception) -> PermanentError | None:
             expected=f"room for what is written to {where}",
             action="free space or use a larger volume, then run the same command again: it continues",
         )
+    if isinstance(error, FileNotFoundError) and not _has_temporary_folder():
+        return PermanentError(
+            given=error.strerror or str(error),
+            expected="a folder for temporary files that this user may write",
+            action="give a volume to write to (in the container images it is mounted at /data), or set TMPDIR",
+        )
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         return PermanentError(
             given=f"{where}: {error.strerror}",
@@ -127,6 +134,14 @@ def _make_temporary_folder() -> None:
         # Where this fails, the parameters are still read and --help is still shown; what needs the folder says so.
         with contextlib.suppress(OSError):
             Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def _has_temporary_folder() -> bool:
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _report(job: str, outcome: Mapping[str, object], code: ExitCode) -> None:
