@@ -117,7 +117,7 @@ def test_one_run_shows_all_problems(
     assert run.returncode == 2
     assert run.result["status"] == "failed"
     failed = {name for name, status in statuses(run).items() if status == "failed"}
-    assert failed == {"tracking", "artifact", "publishing"}
+    assert failed == {"tracking", "artifact", "dataset", "publishing"}
     assert check(run, "artifact")["action"].startswith("make it: python -m jobs.preprocess --dataset_name me/speech ")
     assert check(run, "artifact")["action"] in run.stderr
     assert "reader may only read" in check(run, "publishing")["found"]
@@ -138,6 +138,25 @@ def test_a_gate_is_told_with_its_licence(
     assert f"accept its conditions at {hub.url}/{MODEL}" in str(found["model"].action)
     assert found["artifact"].status == "ok"
     assert found["fit"] == Check("fit", "not checked", "needs the model")
+
+
+def test_the_dataset_of_an_artifact_yet_to_be_made(
+    hub: LoopbackHub, parameters: TrainParameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.tokens["hf_other"] = Account("other")
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    asked = changed(parameters, artifact_name=None, dataset_name="org/speech", language_code="it")
+    hub.add_repo("dataset", "org/gated", tiny.dataset(), gated=True)
+    gated = examined(changed(asked, dataset_name="org/gated"), ExitCode.PERMANENT)["dataset"]
+    assert gated.status == "failed"
+    assert f"accept its conditions at {hub.url}/datasets/org/gated" in str(gated.action)
+    hub.add_repo("dataset", "org/speech", tiny.dataset())
+    found = examined(asked, ExitCode.PERMANENT)
+    assert (found["artifact"].status, found["dataset"].status) == ("failed", "ok")
+    assert found["dataset"].found == (
+        "org/speech (it): train of train, validation of validation, test of test; text in sentence"
+    )
+    assert hub.sent_bytes("_cdn/datasets") < 100_000
 
 
 def test_pickled_weights_are_found_without_loading_any(

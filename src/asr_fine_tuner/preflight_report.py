@@ -19,6 +19,7 @@ CHECKS = (
     "tracking",
     "model",
     "artifact",
+    "dataset",
     "fit",
     "publishing",
     "output folder",

@@ -11,6 +11,7 @@ from asr_fine_tuner import hub
 from asr_fine_tuner.artifact import SPLITS
 from asr_fine_tuner.checklist import Checklist, Found, NotChecked, needed
 from asr_fine_tuner.checkpoints import step_of
+from asr_fine_tuner.dataset import resolve_dataset
 from asr_fine_tuner.disk import bytes_below, existing_parent, free_bytes, readable_size, shortage
 from asr_fine_tuner.encoding import model_format
 from asr_fine_tuner.errors import InterruptedJob, PermanentError
@@ -100,6 +101,7 @@ class _Examination:
         check("tracking", lambda: Found(check_tracking(), None))
         self._model = check("model", self._check_model)
         self._source = check("artifact", self._check_artifact)
+        check("dataset", self._check_dataset)
         self._fitting = check("fit", self._check_fit)
         check("publishing", self._check_publishing)
         self._run = check("output folder", self._check_output_folder)
@@ -138,6 +140,17 @@ class _Examination:
         source = open_artifact(self.parameters)
         splits = ", ".join(f"{split} {summary.clips} clips" for split, summary in source.manifest.splits.items())
         return Found(f"{source.folder} is as it was written: {splits}", source)
+
+    def _check_dataset(self) -> Found[None]:
+        asked = self.parameters
+        if self._source is not None:
+            dataset = self._source.manifest.dataset
+            return Found(f"the artifact has what is needed of {dataset.id} at {dataset.revision}", None)
+        if asked.dataset_name is None or asked.language_code is None:
+            raise NotChecked("needs the artifact, or --dataset_name and --language_code")
+        found = resolve_dataset(asked.dataset_name, language_code=asked.language_code, revision=asked.dataset_revision)
+        splits = ", ".join(f"{split} of {'+'.join(names) or 'train'}" for split, names in found.splits.items())
+        return Found(f"{found.name} ({found.config}): {splits}; text in {found.columns.text}", None)
 
     def _check_fit(self) -> Found[TrainingInput]:
         source, model = needed(self._source, "the artifact"), needed(self._model, "the model")
