@@ -211,3 +211,11 @@ def test_all_nodes_begin_anew_together_unless_the_same_command_fails_again() -> 
     ]
     assert policy["maxRestarts"] > 0
     assert _NODE["backoffLimit"] == 0
+
+
+def test_the_table_of_platforms_says_what_the_file_says() -> None:
+    table = (FILES.parent / "train_container.md").read_text(encoding="utf-8")
+    (row,) = [line for line in table.splitlines() if line.startswith("| Kubernetes |")]
+    spec = JOBS["train.yaml"]["spec"]
+    assert f"{spec['template']['spec']['terminationGracePeriodSeconds']} s, as the file has it" in row
+    assert f"a new pod, {spec['backoffLimit']} times" in row

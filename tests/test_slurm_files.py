@@ -191,6 +191,16 @@ def test_a_job_that_fails_all_the_time_does_not_go_back_for_ever(cluster: Cluste
     assert not cluster.requeued
 
 
+def test_the_table_of_platforms_says_what_the_files_say() -> None:
+    table = (FILES.parent / "train_container.md").read_text(encoding="utf-8")
+    (row,) = [line for line in table.splitlines() if line.startswith("| Slurm |")]
+    warning = _directives(FILES / "train.sbatch")["signal"].removeprefix("B:TERM@")
+    restarts = re.search(r"RESTARTS:-(\d+)", (FILES / "step.bash").read_text())
+    assert restarts is not None
+    assert f"{warning} s before the time limit" in row
+    assert f"back into the queue, {restarts[1]} times" in row
+
+
 @pytest.mark.parametrize(("state", "requeued"), [("RUNNING", True), ("COMPLETING", False)])
 def test_the_signal_reaches_the_job_which_saves_and_goes_back_unless_it_was_cancelled(
     cluster: Cluster, state: str, requeued: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -41,14 +42,24 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def _script(tmp_path: Path) -> Path:
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
 def _main(tmp_path: Path, what: str) -> int:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    return main(["--standalone", "--nproc-per-node", "2", str(script), what, str(tmp_path)])
+    return main(["--standalone", "--nproc-per-node", "2", str(_script(tmp_path)), what, str(tmp_path)])
 
 
-def test_two_processes_that_do_their_work(tmp_path: Path) -> None:
-    assert _main(tmp_path, "0") == ExitCode.DONE
+def test_two_processes_by_the_variables_of_kubeflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = {"NNODES": "1", "NPROC_PER_NODE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in given.items():
+        monkeypatch.setenv(f"PET_{name}", str(value))
+    assert main([str(_script(tmp_path)), "0", str(tmp_path)]) == ExitCode.DONE
     assert sorted(path.name for path in tmp_path.glob("done *")) == ["done 0", "done 1"]
 
 
