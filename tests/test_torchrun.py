@@ -85,4 +85,4 @@ def test_sigterm_reaches_every_process(tmp_path: Path) -> None:
 
 def test_a_node_that_is_not_there(tmp_path: Path) -> None:
     nowhere = ["--nnodes", "2", "--node-rank", "1", "--master-addr", "127.0.0.1", "--master-port", "9"]
-    assert main([*nowhere, "--rdzv-conf", "timeout=1", "nothing.py"]) == ExitCode.TRANSIENT
+    assert main([*nowhere, "--rdzv-conf", "timeout=0", "nothing.py"]) == ExitCode.TRANSIENT
