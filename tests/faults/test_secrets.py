@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import tiny
 from conftest import RunJob
 from loopback.hub import LoopbackHub
 from loopback.hub_answers import Account
 from loopback.wandb import LoopbackWandb
 from tiny_training import changed, given_of
+from warm_jobs import WarmJobs
 
 from asr_fine_tuner import TrainParameters
 
@@ -59,3 +61,28 @@ def test_a_failing_and_a_succeeding_run(
     for place in (said, written, published, tracked):
         for secret in (HF_CANARY, WANDB_CANARY):
             assert [name for name, content in place.items() if secret.encode() in content] == []
+
+
+def test_an_artifact_on_the_hub(hub: LoopbackHub, jobs: WarmJobs, parameters: TrainParameters, tmp_path: Path) -> None:
+    hub.tokens[HF_CANARY] = Account("tester")
+    artifact = "hf://datasets/tester/clips"
+    model = parameters.model_id
+    given = tiny.preprocess_flags(model_id=model, artifact_name=artifact, num_workers=1, max_train_samples=4)
+    environment = {"HF_TOKEN": HF_CANARY, "HF_HOME": str(tmp_path / "hf"), "HF_DEBUG": "1", "HUB_PATIENCE_SECONDS": "0"}
+
+    hub.fail("/commit/", 403, message=f"the token {HF_CANARY} was revoked")
+    failed = jobs.run("preprocess", given, env=environment)
+    hub.heal()
+    made = jobs.run("preprocess", given, env=environment)
+    short = changed(parameters, artifact_name=artifact, max_steps=1, eval_steps=1)
+    trained = jobs.run("train", given_of(short), env={**environment, "HF_HOME": str(tmp_path / "another")})
+
+    ended = (failed, made, trained)
+    assert [run.returncode for run in ended] == [2, 0, 0], [run.stderr for run in ended]
+    assert "was revoked" in failed.result["error"]["given"]
+    assert {request.token for request in hub.requested("^/(api/)?datasets/tester/clips/(resolve|commit|tree)")} == {HF_CANARY}
+    said = "".join(run.stdout + run.stderr for run in ended).encode()
+    published = hub.files("dataset", "tester/clips")
+    assert "manifest.json" in published
+    for content in (said, *published.values(), *tiny.contents(tmp_path).values()):
+        assert HF_CANARY.encode() not in content
