@@ -72,7 +72,7 @@ def test_other_commands_are_known() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     sdk = " ".join(f'"{package}"' for package in extras["digitalhub"] if package.startswith("digitalhub"))
     installs = {"pip install -r requirements.txt", "pip install --no-deps -e .", f"pip install {sdk}"}
-    # test_digitalhub_functions.py runs these.
+    # test_digitalhub_jobs.py runs these.
     submissions = {f"python howto/digitalhub/submit.py {kind}" for kind in ("container", "python")}
     assert others - installs - submissions == {"make demo"}
     assert {"demo", "test", "lint", "bench"} <= set(targets)

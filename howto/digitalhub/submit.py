@@ -1,7 +1,7 @@
 """Submit both jobs to DigitalHub, one after the other. Change the names below, then:
 
-python howto/digitalhub/submit.py container    the two images; the artifact stays on the shared volume
-python howto/digitalhub/submit.py python       python functions; the project gets the artifact and the model
+python howto/digitalhub/submit.py container    in the images of docker/Dockerfile
+python howto/digitalhub/submit.py python       as python functions, which install this package
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 import digitalhub
 
 PROJECT = "asr"
-# Where the two targets of docker/Dockerfile were pushed, and the user and group that they run as.
+# Where the two targets of docker/Dockerfile were pushed, which need --build-arg EXTRA_PACKAGES="digitalhub
+# digitalhub-runtime-container", and the user and group that they run as.
 IMAGES = "ghcr.io/your-name"
 VERSION = "0.1.0"
 USER = 65532
-# What pip installs this project from. The second part of a python function: it imports its handler from there.
+# What pip installs this project from: a python function imports its handler from it.
 PACKAGE = f"asr-fine-tuner[digitalhub] @ git+https://github.com/your-name/asr-fine-tuner@v{VERSION}"
 # Secrets of the project; take out what it does not have.
 SECRETS = ["HF_TOKEN", "WANDB_API_KEY"]
@@ -48,16 +49,24 @@ TRAIN = {
 
 
 def submit_containers(project: Any) -> None:
-    """The images read parameters as flags, and have HF_HOME and all else that they write on `/data`."""
+    """In place of the images' own entry points, those that know the project. All else that is written is on `/data`."""
     jobs: dict[str, tuple[Mapping[str, object], Mapping[str, object]]] = {
         "preprocess": (PREPROCESS, CORES),
-        "train": ({**TRAIN, "publish": "true"}, GPU),
+        "train": (TRAIN, GPU),
     }
     for job, (parameters, where) in jobs.items():
-        function = project.new_function(f"asr-{job}", kind="container", image=f"{IMAGES}/asr-{job}:{VERSION}")
+        function = project.new_function(
+            f"asr-{job}", kind="container", image=f"{IMAGES}/asr-{job}:{VERSION}", command="python"
+        )
         flags = [f"--{name}={value}" for name, value in parameters.items()]
         run = function.run(
-            action="job", args=flags, secrets=SECRETS, volumes=[VOLUME], fs_group=USER, run_as_user=USER, **where
+            action="job",
+            args=["-m", "asr_fine_tuner.digitalhub_jobs", job, *flags],
+            secrets=SECRETS,
+            volumes=[VOLUME],
+            run_as_user=USER,
+            fs_group=USER,
+            **where,
         )
         wait_for(run)
 

@@ -7,10 +7,11 @@ import itertools
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qs
 
 from loopback.server import Call, LoopbackServer, Response, json_response
 
-TOKEN = "dh-access-token"
+TOKEN, REFRESH_TOKEN = "dh-access-token", "dh-refresh-token"
 _BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -36,18 +37,25 @@ class HubProject:
 
 
 class LoopbackDigitalHub(LoopbackServer):
-    """Core's REST API. Point `DHCORE_ENDPOINT` at `url` and set `DHCORE_ACCESS_TOKEN` to `TOKEN`."""
+    """Core's REST API. Point `DHCORE_ENDPOINT` at `url` and set `DHCORE_ACCESS_TOKEN` to `TOKEN`.
+
+    `tokens` are the access tokens that it takes; `OAUTH2_TOKEN_ENDPOINT` at its `/oauth/token` gives others for
+    `REFRESH_TOKEN`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.projects: dict[str, HubProject] = {}
+        self.tokens = {TOKEN}
         # Of a run that was submitted; core would start a pod for it.
         self.state_of_runs = "READY"
         # Core's times have milliseconds, and no two versions the same one.
         self._clock = itertools.count()
 
     def respond(self, call: Call) -> Response:
-        if call.token != TOKEN:
+        if (call.method, call.segments) == ("POST", ("oauth", "token")):
+            return self._renew(parse_qs(call.body.decode()))
+        if call.token not in self.tokens:
             return json_response({"error": "invalid token"}, 401)
         with self._lock:
             match call.segments:
@@ -58,6 +66,13 @@ class LoopbackDigitalHub(LoopbackServer):
                 case ("api", "v1", "-", name, kind, *rest) if name in self.projects:
                     return self._in_project(call, self.projects[name], kind, rest)
         return _missing(call)
+
+    def _renew(self, form: dict[str, list[str]]) -> Response:
+        """A new access token for the refresh token."""
+        if form["refresh_token"] != [REFRESH_TOKEN]:
+            return json_response({"error": "invalid_grant"}, 400)
+        self.tokens = {f"{TOKEN}-renewed"}
+        return json_response({"access_token": f"{TOKEN}-renewed", "refresh_token": REFRESH_TOKEN})
 
     def _project(self, call: Call, name: list[str]) -> Response:
         match call.method, name:
