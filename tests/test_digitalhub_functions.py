@@ -45,6 +45,31 @@ def test_submitting_again_continues_and_uploads_nothing_twice(
     assert platform.objects().keys() == before.keys() - {_key_of(artifact, "train/state.json")}
 
 
+def test_the_last_part_of_an_artifact_logs_it(platform: Platform, tiny_model: Path, hf_home: Path) -> None:
+    given = {"dataset_name": str(ROOT / "demo" / "dataset"), "language_code": "it", "model_id": str(tiny_model)}
+    for part in range(2):
+        platform.execute(
+            platform.submit("preprocess_dataset", {**given, **SMALL, "shard_index": part, "shard_count": 2})
+        )
+        assert len(platform.held.all("artifacts")) == part
+
+
+def test_an_artifact_on_the_hub_is_not_logged_to_the_project(
+    platform: Platform, hub: LoopbackHub, tiny_model: Path, tmp_path: Path
+) -> None:
+    platform.project().new_secret("HF_TOKEN", secret_value="hf_test")
+    given = {"model_id": str(tiny_model), "artifact_name": "hf://datasets/tester/demo"}
+    dataset = {"dataset_name": str(ROOT / "demo" / "dataset"), "language_code": "it"}
+    run_id = platform.submit("preprocess_dataset", {**given, **dataset, **SMALL}, secrets=["HF_TOKEN"])
+    assert not platform.execute(run_id)["status"].get("outputs")
+    assert not platform.held.all("artifacts")
+    run_id = platform.submit(
+        "train_and_log_model", {**given, **SHORT, "output_dir": str(tmp_path / "run")}, secrets=["HF_TOKEN"]
+    )
+    platform.execute(run_id)
+    assert platform.held.only("models")["status"]["state"] == "READY"
+
+
 @pytest.mark.parametrize(
     ("handler", "parameters", "code", "told"),
     [
