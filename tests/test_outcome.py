@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -248,3 +250,27 @@ def test_errors_cross_process_borders() -> None:
     assert type(error) is TransientError
     assert (error.given, error.expected, error.action) == tuple(TOLD.values())
     assert int(error.exit_code) == 75
+
+
+def test_ctrl_c_while_the_interpreter_ends_does_not_change_the_exit_code(tmp_path: Path) -> None:
+    script = """
+import atexit, sys, time
+from asr_fine_tuner.errors import InterruptedJob
+from asr_fine_tuner.outcome import run_job
+from asr_fine_tuner.parameters import TrainParameters
+
+def work(parameters):
+    # As libraries do that wait for their threads.
+    atexit.register(lambda: (print("ending", flush=True), time.sleep(1)))
+    raise InterruptedJob(given="", expected="", action="")
+
+sys.exit(run_job("train", TrainParameters, work, []))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout
+    for line in process.stdout:
+        if line == "ending\n":
+            process.send_signal(signal.SIGINT)
+    assert process.wait() == 143

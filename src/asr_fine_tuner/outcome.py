@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -66,6 +68,8 @@ def run_job(
     with output_on_stderr():
         code, outcome = outcome_of(job, work)
     _report(job, outcome, code)
+    # While the interpreter ends, a second Ctrl-C would put its own exit code in place of this one.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     return int(code)
 
 
