@@ -1,5 +1,5 @@
 # make demo: the two jobs on the small model and dataset in demo/, without network or GPU.
-# make test, make lint: what .ci/run calls. make bench: ratios of the usual recipe to ours.
+# make test, make test-image, make lint: what .ci/run calls. make bench: ratios of the usual recipe to ours.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ DEMO ?= build/demo
 ROUNDS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint bench bench-check lock clean
+.PHONY: help install demo test test-image soak lint bench bench-check lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ demo: $(VENV)/installed ## preprocess, train and transcribe with what demo/ hold
 
 test: $(VENV)/installed-dev ## run the tests
 	$(BIN)/python -m pytest
+
+test-image: $(VENV)/installed-dev ## build the container images and run the jobs in them
+	tests/image/with-engine $(BIN)/python -m pytest --confcutdir=tests/image tests/image
 
 soak: $(VENV)/installed-dev ## kill both jobs at random moments, ROUNDS times over
 	$(BIN)/python -m tests.soak --rounds $(ROUNDS)
