@@ -47,8 +47,9 @@ def test_the_newest_whole_version_is_found(platform: Platform, artifact: Path) -
     second = log_artifact(project, "demo", other(artifact))
     unfinished = project.new_artifact("demo", kind="artifact", path=f"s3://{BUCKET}/unfinished/")
     assert find_artifact(project, "demo").id == second.id
-    assert find_artifact(project, "store://asr/artifact/artifact/demo").id == second.id
     assert find_artifact(project, first.key).id == first.id
+    with pytest.raises(PermanentError, match="which ends in its id"):
+        find_artifact(project, "store://asr/artifact/artifact/demo")
     with pytest.raises(PermanentError, match="1 whose upload has not ended well"):
         find_artifact(project, unfinished.key)
 
@@ -157,6 +158,17 @@ def test_training_does_not_wait_for_metrics_and_goes_on_without(
         assert time.monotonic() - began < 0.4
         tracker.finish({}, 0)
     assert len([record for record in caplog.records if "does not take the metrics" in record.message]) == 1
+    assert not platform.held.metrics
+
+
+def test_metrics_that_were_not_taken_come_with_later_ones(platform: Platform) -> None:
+    run_id = platform.submit("train_and_log_model", {})
+    tracker = RunTracker(_run(run_id))
+    platform.core.fail("/metrics", 502, times=1)
+    tracker.log({"train/loss": 3.0}, 1)
+    tracker.log({"train/loss": 2.0}, 2)
+    tracker.finish({}, 0)
+    assert platform.held.metrics[run_id] == {"train_step": [1, 2], "train_loss": [3.0, 2.0]}
 
 
 def _run(run_id: str) -> Any:

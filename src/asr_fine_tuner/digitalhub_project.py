@@ -1,4 +1,4 @@
-"""A DigitalHub project: what the two functions read from it and log to it, and what its failures mean."""
+"""A DigitalHub project: what the two jobs read from it and log to it, and what its failures mean."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 E = TypeVar("E", "Artifact", "Model")
 
-# The key of one version; without the id it stands for the newest.
-_VERSION = re.compile(r"store://.+/.+:.+")
+_KEY_OF_VERSION = re.compile(r"store://.+/.+:.+")
 # The state of an artifact or model whose files have all arrived.
 _READY = "READY"
 # By these an upload that failed, of which the SDK tells in words only, would fail again.
@@ -51,6 +50,7 @@ def log_artifact(project: Project, name: str, folder: Path) -> Artifact:
         if newest is not None and _holds(newest, folder / MANIFEST_NAME):
             logger.info("the project has this artifact already: %s", newest.key)
             return newest
+        logger.info("uploading the artifact to the project %s", project.name)
         return project.log_artifact(
             name=name, kind="artifact", source=str(folder), description=f"Log-mel features and labels, by {LIBRARY}"
         )
@@ -62,17 +62,19 @@ def find_artifact(project: Project, name_or_key: str) -> Artifact:
     Raises PermanentError where there is none, TransientError where the platform cannot be reached.
     """
     with platform_errors(f"artifact {name_or_key} of project {project.name}"):
-        if _VERSION.fullmatch(name_or_key):
+        if not name_or_key.startswith("store://"):
+            versions = project.get_artifact_versions(name_or_key)
+        elif _KEY_OF_VERSION.fullmatch(name_or_key):
             versions = [project.get_artifact(name_or_key)]
         else:
-            versions = project.get_artifact_versions(name_or_key.rpartition("/")[2])
+            versions = []
     if newest := _newest_ready(versions):
         return newest
     raise PermanentError(
         given=f"no artifact {name_or_key!r} in the project {project.name}"
         + (f", but {len(versions)} whose upload has not ended well" if versions else ""),
-        expected="an artifact that preprocess_dataset has logged there",
-        action=f"run preprocess_dataset with artifact_name={name_or_key.rpartition('/')[2].partition(':')[0]!r}",
+        expected="the name of one that the preprocess job has logged, or the key of a version, which ends in its id",
+        action="correct artifact_name, or run the preprocess job with it first",
     )
 
 
@@ -98,6 +100,7 @@ def fetch_artifact(artifact: Artifact) -> Path:
                 # The SDK takes a destination with a dot in its last part for a file.
                 staged = home / "download"
                 shutil.rmtree(staged, ignore_errors=True)
+                logger.info("downloading %s", what)
                 artifact.download(str(staged), overwrite=True)
                 _refuse_damaged(staged, what)
                 staged.rename(fetched)
@@ -115,6 +118,7 @@ def log_model(project: Project, name: str, results: TrainingResults, folder: Pat
         if model is not None and _holds(model, folder / RESULTS_NAME):
             logger.info("the project has this model already: %s", model.key)
             return model
+        logger.info("uploading the model to the project %s", project.name)
         return project.log_huggingface(
             name=name,
             source=[str(folder / file) for file in files],
@@ -130,13 +134,15 @@ class RunTracker:
     """Shows a run's numbers on the platform while it trains.
 
     Each metric becomes a list, and `train_step` and `eval_step` the steps that belong to the values. They are sent from
-    a thread of their own: no optimizer step waits for the platform, and when it takes no metrics the training goes on.
+    a thread of their own, each list as a whole: no optimizer step waits for the platform, and what it did not take
+    comes with the next value.
     """
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._values: dict[str, list[float]] = {}
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
-        self._refused = False
+        self._failing = False
 
     @property
     def url(self) -> str | None:
@@ -144,25 +150,29 @@ class RunTracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         steps = {f"{name.partition('/')[0]}/step": step for name in metrics}
-        self._sender.submit(self._send, {**steps, **metrics})
+        # A metric's name becomes a part of a URL.
+        logged = {name.replace("/", "_"): value for name, value in {**steps, **metrics}.items() if math.isfinite(value)}
+        for name, value in logged.items():
+            self._values.setdefault(name, []).append(value)
+        self._sender.submit(self._send, {name: list(self._values[name]) for name in logged})
 
     def log_predictions(self, step: int, rows: Iterable[SamplePrediction]) -> None:
         """The platform has no tables; `predictions.jsonl` is with the model."""
 
     def finish(self, summary: Mapping[str, float | int | str | None], exit_code: int) -> None:  # noqa: ARG002
-        """Wait until what was logged is delivered. The final result is for whoever logs the model, too."""
-        self._sender.shutdown()
+        """Wait until the metrics are delivered, or not taken once more. The summary is for whoever logs the model."""
+        self._sender.shutdown(cancel_futures=True)
+        self._send(self._values)
 
-    def _send(self, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            if self._refused or not math.isfinite(value):
-                continue
-            try:
-                # The name becomes a part of a URL.
-                self._run.log_metric(name.replace("/", "_"), value)
-            except Exception as error:  # noqa: BLE001 - whatever happens to the platform, the training goes on
-                self._refused = True
-                logger.warning("the platform does not take the metrics of this run: %s", error)
+    def _send(self, values: Mapping[str, list[float]]) -> None:
+        try:
+            for name, series in values.items():
+                self._run.log_metric(name, series, overwrite=True)
+            self._failing = False
+        except Exception as error:  # noqa: BLE001 - whatever happens to the platform, the training goes on
+            if not self._failing:
+                logger.warning("the platform does not take the metrics of this run now: %s", error)
+            self._failing = True
 
 
 @contextlib.contextmanager
@@ -262,6 +272,6 @@ def _refuse_damaged(folder: Path, what: str) -> None:
     if problems:
         raise PermanentError(
             given=f"{what}, as it was downloaded: {'; '.join(problems)}",
-            expected="the files as preprocess_dataset wrote them",
-            action="delete this version in the project and run preprocess_dataset again, which logs it anew",
+            expected="the files as the preprocess job wrote them",
+            action="delete this version in the project and run the preprocess job again, which logs it anew",
         )
