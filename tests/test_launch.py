@@ -38,6 +38,9 @@ def test_of_several_the_one_of_rank_0_is_the_first(rank: str, first: bool, monke
     assert is_first_process() == first
 
 
-def test_several_processes_without_ranks_are_refused() -> None:
+def test_several_processes_without_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    assert is_first_process(), "somebody has to say what is wrong"
     with pytest.raises(PermanentError, match="WORLD_SIZE=2 in the environment, without RANK, LOCAL_RANK"):
         launch_of({"WORLD_SIZE": "2"})

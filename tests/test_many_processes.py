@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -17,16 +18,35 @@ from typing import Any
 
 import numpy as np
 import pytest
+from accelerate.commands.launch import launch_command_parser
+from test_readme import commands
 from tiny_training import changed, clips_of, given_of, log_history, sigterm_at, write_artifact
+from torch.distributed.run import parse_args
 from warm_jobs import Disturbance, WarmJob, WarmJobs
 
 from asr_fine_tuner import InterruptedJob, TrainParameters
 from asr_fine_tuner.artifact import SPLITS
 from asr_fine_tuner.batches import BatchSizes, TrainingBatches
 from asr_fine_tuner.checkpoints import newest_complete
+from asr_fine_tuner.command_line import read_parameters
 from asr_fine_tuner.training import TrainResult, train
 
 CLIPS = 9
+_GUIDE = Path(__file__).resolve().parent.parent / "howto" / "many_gpus.md"
+
+
+@pytest.mark.parametrize("command", commands(_GUIDE, "sh"))
+def test_launcher_and_job_understand_the_commands_of_the_guide(command: str) -> None:
+    words = shlex.split(command)
+    if words[:2] == ["accelerate", "launch"]:
+        parsed = launch_command_parser().parse_args(words[2:])
+    else:
+        launcher = ["torchrun"] if words[0] == "torchrun" else ["python", "-m", "asr_fine_tuner.torchrun"]
+        assert words[: len(launcher)] == launcher
+        parsed = parse_args(words[len(launcher) :])
+    assert (parsed.module, parsed.training_script) == (True, "jobs.train")
+    given = read_parameters(TrainParameters, "jobs.train", parsed.training_script_args)
+    assert (given.artifact_name, given.train_batch_size) == ("fleurs-it", 4)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +184,7 @@ def test_a_signal_to_one_rank_stops_both_and_one_process_goes_on(
     newest = newest_complete(run)
     assert newest is not None
     assert newest.name == "checkpoint-4"
+    assert {path.name for path in newest.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
 
     result = train(changed(one, output_dir=str(run)))
     _assert_same(run, result.as_json(), of_one)

@@ -16,7 +16,7 @@ from tiny_training import changed, sigterm_at
 
 from asr_fine_tuner import train
 from asr_fine_tuner.checklist import Check
-from asr_fine_tuner.errors import ExitCode, InterruptedJob
+from asr_fine_tuner.errors import ExitCode, InterruptedJob, PermanentError
 from asr_fine_tuner.files import exclusive
 from asr_fine_tuner.preflight_report import CHECKS
 from asr_fine_tuner.preflighting import preflight
@@ -219,6 +219,15 @@ def test_sigterm_ends_the_rehearsal_with_what_was_found(
     assert check(run, "rehearsal")["found"] == "interrupted"
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.glob(".preflight-*"))
+
+
+def test_it_is_one_process(parameters: TrainParameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**started, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(PermanentError, match="a preflight in 2 processes") as raised:
+        preflight(parameters)
+    assert "without torchrun" in raised.value.action
 
 
 def test_help_imports_nothing_heavy(job_env: dict[str, str]) -> None:

@@ -30,6 +30,21 @@ def test_results_come_back_from_their_file(tmp_path: Path) -> None:
     assert record["leading_metric"] == "wer"
 
 
+def test_a_model_that_does_worse_than_its_base_is_warned_of(tmp_path: Path) -> None:
+    results = some_results()
+    better = results.splits["test"]
+    assert results.warning is None
+    assert dataclasses.replace(results, splits={"test": SplitScores(better.tuned, better.tuned)}).warning is None
+    assert dataclasses.replace(results, splits={"test": SplitScores(None, better.tuned)}).warning is None
+    assert better.base is not None
+    worse = dataclasses.replace(results, splits={**results.splits, "test": SplitScores(better.tuned, better.base)})
+    assert worse.warning == (
+        "the tuned model does worse than the base model on the test split: WER, normalised 71.43 % against 14.29 %"
+    )
+    write_results(worse, tmp_path / "results.json")
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["warning"] == worse.warning
+
+
 def test_a_run_without_base_scores_comes_back(tmp_path: Path) -> None:
     results = some_results()
     tuned = results.splits["test"].tuned

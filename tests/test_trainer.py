@@ -142,6 +142,14 @@ def test_the_best_weights_are_kept_and_not_the_last(unlearning: TrainParameters,
     assert result.metrics["test_tuned_wer"] == result.metrics["validation_tuned_wer"] == 0
 
 
+def test_a_model_that_got_worse_is_said_to_be(unlearning: TrainParameters, caplog: pytest.LogCaptureFixture) -> None:
+    result = train(changed(unlearning, eval_steps=12, evaluate_base=True))
+    assert result.metrics["test_base_wer"] == 0 < result.metrics["test_tuned_wer"]
+    assert "the tuned model does worse than the base model on the test split" in caplog.text
+    card = (result.model_dir / "README.md").read_text()
+    assert "**Do not prefer it to its base model: the tuned model does worse" in card
+
+
 def test_training_stops_when_nothing_gets_better(unlearning: TrainParameters) -> None:
     result = train(changed(unlearning, early_stopping_patience=3))
     assert (result.steps, result.best_step) == (4, 1)

@@ -123,6 +123,12 @@ class FineTuning:
         if base is not None:
             log_rates("base model on validation", base.metrics("eval"), "eval_")
             self.tracker.log({f"eval/{k.removeprefix('eval_')}": v for k, v in base.metrics("eval").items()}, 0)
+        if ranks.size > 1:
+            told = self.sizes
+            logger.info(
+                "%d clips to a step, by %d processes in micro batches of up to %d, %d of them each",
+                *(told.effective, told.processes, told.micro, told.accumulated),
+            )
         while not self._fits_memory(self._train_or_continue):
             self._use_less_memory()
         with ranks.together():

@@ -45,4 +45,4 @@ def is_alone(environment: Mapping[str, str] = os.environ) -> bool:
 
 def is_first_process() -> bool:
     """Whether this process speaks for the job: of several, only the one of rank 0 does."""
-    return is_alone() or os.environ.get("RANK") == "0"
+    return is_alone() or os.environ.get("RANK", "0") == "0"

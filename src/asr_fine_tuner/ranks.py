@@ -130,7 +130,7 @@ class Ranks:
             for bucket in _buckets([cast("torch.Tensor", weight.grad) for weight in trained]):
                 flat = parameters_to_vector(bucket)
                 dist.all_reduce(flat)
-                vector_to_parameters(flat / self.size, bucket)
+                vector_to_parameters(flat.div_(self.size), bucket)
 
     @property
     def _notice(self) -> str:
@@ -181,10 +181,11 @@ class Ranks:
         except RuntimeError as error:  # what torch.distributed raises, of whatever backend
             if hasattr(error, _TOLD):
                 raise
+            reason = str(error).partition("\n")[0]
             try:
                 raise_if_stopped("another process of the job is gone; the last checkpoint stays")
                 raise TransientError(
-                    given=f"contact to another of the {self.size} processes is lost: {str(error).splitlines()[0]}",
+                    given=f"contact to another of the {self.size} processes is lost: {reason}",
                     expected="all of them until the end",
                     action="see what ended it, above or in the log of its node; the same command continues",
                 ) from error

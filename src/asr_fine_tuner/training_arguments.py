@@ -140,6 +140,8 @@ def training_arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
+        # Of the libraries' warnings those of the first process are enough.
+        log_level_replica="error",
         report_to="none",
         push_to_hub=False,
     )
