@@ -10,7 +10,7 @@ run_step() {
   mkdir -p "$DATA"
   read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   export MASTER_ADDR
-  srun --wait=60 "$SLURM_SUBMIT_DIR/task.bash" "$@" &
+  srun --wait=300 "$SLURM_SUBMIT_DIR/task.bash" "$@" &
   local step=$! code signalled
   # To the job's processes: srun itself, when it gets SIGTERM, kills them.
   trap 'signalled=1; scancel --quiet --signal=TERM "$SLURM_JOB_ID" || true' TERM
