@@ -116,6 +116,7 @@ def test_what_is_finished_is_kept_when_the_job_is_stopped_or_a_node_is_lost(
     assert time.monotonic() - began < 10, "the grace time"
     assert (job.returncode, result["status"]) == (143, "interrupted"), stderr
     assert "SIGTERM" in result["error"]["given"]
+    assert "*** SIGTERM received" not in stderr, "Ray's own handler, which aborts after 3 s"
     records = nodes.hf_home / "assets/asr-fine-tuner/artifacts/made/partial/shards"
     finished = {path.name: path.stat().st_ino for path in records.glob("*.json")}
     assert 1 <= len(finished) < 8

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import os
+import signal
 import socket
 import threading
 import time
@@ -85,8 +86,8 @@ def _connect(ray: Any) -> None:
         except Exception as error:  # noqa: BLE001 - raised below, in the thread that asked for it
             failures.append(error)
 
-    # In a thread: from the main one Ray would put its own handler in the place of ours for SIGTERM, and it waits for
-    # minutes for a cluster that is not there.
+    # In a thread: Ray waits for minutes for a cluster that is not there, and from the main thread it would put its own
+    # handler for SIGTERM in the place of ours.
     connecting = threading.Thread(target=connect, name="connect to Ray", daemon=True)
     connecting.start()
     until = time.monotonic() + _SECONDS_TO_CONNECT
@@ -95,6 +96,9 @@ def _connect(ray: Any) -> None:
         connecting.join(_SECONDS_BETWEEN_STOP_CHECKS)
     address = os.environ.get(ADDRESS_VARIABLE)
     if not failures and not connecting.is_alive():
+        if threading.current_thread() is threading.main_thread():
+            # Ray has put one of C++ before it all the same, which prints its stack and aborts the process 3 s later.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         return
     why = _first_line(failures[0]) if failures else f"no answer in {_SECONDS_TO_CONNECT:.0f} s"
     if address and (not failures or isinstance(failures[0], ConnectionError)):
