@@ -23,7 +23,8 @@ LAYERS = (
     ("launch",),
     ("stop", "parameters", "logs", "progress", "traffic", "cores", "quiet"),
     ("files", "disk", "locations", "command_line"),
-    ("outcome", "platform_folders", "torchrun"),
+    ("platform_folders", "torchrun"),
+    ("outcome",),
     # what needs neither files nor network
     ("languages", "text", "normalizers", "truncation"),
     ("audio", "metrics"),

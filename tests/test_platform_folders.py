@@ -13,6 +13,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from asr_fine_tuner import PermanentError, TrainParameters, train
 from asr_fine_tuner.checkpoint_files import PREDICTIONS_NAME
+from asr_fine_tuner.outcome import run_job
 from asr_fine_tuner.platform_folders import PlatformFolders, platform_folders
 from asr_fine_tuner.training import TrainResult, run_folder
 
@@ -65,6 +66,17 @@ def test_sagemaker_gets_the_model_and_again_in_a_new_container(
     assert (tmp_path / "model" / PREDICTIONS_NAME).is_file()
     assert WhisperForConditionalGeneration.from_pretrained(tmp_path / "model")
     assert WhisperProcessor.from_pretrained(tmp_path / "model")
+
+
+def test_sagemaker_is_told_why_a_job_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(_: TrainParameters) -> TrainResult:
+        raise PermanentError(given="a loss that is not finite", expected="a finite one", action="lower --learning_rate")
+
+    monkeypatch.setenv("SM_MODEL_DIR", str(tmp_path / "model"))
+    assert run_job("train", TrainParameters, fail, []) == 2
+    told = (tmp_path / "output" / "failure").read_text()
+    assert told.startswith("train ended with 2: a loss that is not finite")
+    assert told.endswith("lower --learning_rate")
 
 
 def test_a_model_is_not_collected_from_a_folder_that_was_asked_for(

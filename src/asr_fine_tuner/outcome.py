@@ -22,6 +22,7 @@ from asr_fine_tuner.files import is_full_disk
 from asr_fine_tuner.launch import is_first_process
 from asr_fine_tuner.logs import output_on_stderr, redact, without_controls
 from asr_fine_tuner.parameters import JobParameters
+from asr_fine_tuner.platform_folders import failure_file
 from asr_fine_tuner.stop import allow_grace, stop_on_signals
 
 logger = logging.getLogger(__name__)
@@ -155,6 +156,10 @@ def _report(job: str, outcome: Mapping[str, object], code: ExitCode) -> None:
     error = outcome.get("error")
     told = _told(job, cast("Mapping[str, str]", error), code) if error else line
     _write_termination_message(_cut(told, _TERMINATION_BYTES), code)
+    if code != ExitCode.DONE and is_first_process() and (failure := failure_file()):
+        with contextlib.suppress(OSError):  # the log has it all the same
+            failure.parent.mkdir(parents=True, exist_ok=True)
+            failure.write_text(told, encoding="utf-8", errors="replace")
 
 
 def _told(job: str, error: Mapping[str, str], code: ExitCode) -> str:

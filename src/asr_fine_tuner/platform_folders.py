@@ -39,6 +39,15 @@ class PlatformFolders:
                 shutil.copyfile(model / name, self.model / name)
 
 
+def failure_file(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Where SageMaker reads why a job failed, of which it shows the first 1024 characters; None on any other platform.
+
+    https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-signal-success-failure.html
+    """
+    model = environment.get("SM_MODEL_DIR")
+    return Path(model).parent / "output" / "failure" if model else None
+
+
 def platform_folders(environment: Mapping[str, str] = os.environ, buckets: Path = _BUCKETS) -> PlatformFolders | None:
     """The folders of the platform that runs this job; None on any other.
 
