@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -12,10 +13,20 @@ from typing import Any
 import pytest
 import yaml
 
+from asr_fine_tuner.command_line import read_parameters
+from asr_fine_tuner.parameters import JobParameters, PreprocessParameters, TrainParameters
+
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE = ROOT / "docker" / "compose.yaml"
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]
+PAGE = (ROOT / "howto" / "docker.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(line)
+    for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+]
+JOBS: dict[str, type[JobParameters]] = {"preprocess": PreprocessParameters, "train": TrainParameters}
 # Variables by which the libraries are told where to write.
 WRITTEN_TO = {
     "CUDA_CACHE_PATH", "HF_HOME", "HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "RAY_TMPDIR", "TMPDIR",
@@ -59,3 +70,24 @@ def test_only_what_the_images_are_made_of_goes_to_the_engine() -> None:
     allowed = {line[1:] for line in rest if line.startswith("!")}
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
     assert allowed == {name for line in copied for name in line.split()}
+
+
+def test_images_of_the_page_can_be_built() -> None:
+    builds = [command for command in COMMANDS if command[:2] == ["docker", "build"]]
+    assert {command[command.index("--target") + 1] for command in builds} == set(JOBS)
+    given = {command[at + 1] for command in builds for at, part in enumerate(command) if part == "--build-arg"}
+    known = re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE)
+    assert {argument.partition("=")[0] for argument in given} <= set(known)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "run" in command and command[-1] != "demo"])
+def test_the_jobs_understand_the_commands_of_the_page(command: list[str]) -> None:
+    """Parameters follow the image or the service of a job; where the entry point is another, the module it runs."""
+    if "--entrypoint" in command:
+        last = max(at for at, part in enumerate(command) if part in ("demo", "jobs.preflight", "jobs.train"))
+        kind: type[JobParameters] = TrainParameters
+    else:
+        last = next(at for at, part in enumerate(command) if part.removeprefix("asr-") in JOBS)
+        kind = JOBS[command[last].removeprefix("asr-")]
+    given = read_parameters(kind, "job", command[last + 1 :])
+    assert "fleurs" in f"{given.dataset_name}{given.artifact_name}" or given.dataset_name == "/speech"

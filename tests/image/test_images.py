@@ -65,6 +65,15 @@ def hub(engine: Engine) -> Iterator[Online]:
         engine.call("rm", name)
 
 
+@pytest.fixture(scope="session")
+def artifact(engine: Engine, volume: str) -> str:
+    """The name of the artifact that the preprocess image made on the volume."""
+    made = engine.run(IMAGES["preprocess"], *flags(PREPROCESS), options=[*engine.options(volume), DEMO])
+    assert made.code == 0, made.stderr
+    assert made.result["artifact"].startswith("/data/huggingface/")
+    return str(made.result["artifact_name"])
+
+
 def python(
     engine: Engine, script: str, volume: str | None = None, online: Online | None = None, image: str = "train"
 ) -> str:
@@ -172,15 +181,11 @@ print(json.dumps({name: (there / name).read_bytes() == (here / name).read_bytes(
 """
 
 
-def test_the_jobs_from_a_dataset_to_a_published_model(engine: Engine, volume: str, hub: Online) -> None:
-    """Preprocess; train, stopped by the SIGTERM that ends a container; the same command again, which publishes."""
-    made = engine.run(IMAGES["preprocess"], *flags(PREPROCESS), options=[*engine.options(volume), DEMO])
-    assert made.code == 0, made.stderr
-    assert made.result["artifact"].startswith("/data/huggingface/")
-
+def test_training_is_stopped_continued_and_published(engine: Engine, volume: str, artifact: str, hub: Online) -> None:
+    """Stopped as containers are, by SIGTERM to process 1; the same command again continues, and publishes."""
     name = f"{NAME}-train"
     online = [*engine.options(volume, hub), DEMO]
-    train = [*flags({**TRAIN, **SHORTER}), "--publish", "true"]
+    train = [*flags({**TRAIN, **SHORTER, "artifact_name": artifact}), "--publish", "true"]
     engine.start(name, IMAGES["train"], *train, options=online)
     try:
         engine.wait_for(name, "step 3 of 60")
@@ -202,6 +207,17 @@ def test_the_jobs_from_a_dataset_to_a_published_model(engine: Engine, volume: st
     published = json.loads(python(engine, _COMPARE, volume, hub))
     assert {"README.md", "model.safetensors", "results.json", "preprocessor_config.json"} <= set(published)
     assert all(published.values())
+
+
+def test_several_processes_in_one_container(engine: Engine, volume: str, artifact: str) -> None:
+    """As on a machine with several GPUs, but on the processor."""
+    launcher = ["-m", "asr_fine_tuner.torchrun", "--standalone", "--nproc-per-node", "2", "-m", "jobs.train"]
+    short = {"artifact_name": artifact, "max_steps": 2, "eval_steps": 2, "save_steps": 2, "evaluate_base": "false"}
+    train = flags({**TRAIN, **SHORTER, **short, "train_batch_size": 8, "output_dir": "/data/two"})
+    options = [*engine.options(volume), DEMO, "--entrypoint=python"]
+    ended = engine.run(IMAGES["train"], *launcher, *train, options=options)
+    assert ended.code == 0, ended.stderr
+    assert ended.result["model_dir"] == "/data/two/model"
 
 
 def test_the_demo(engine: Engine, volume: str) -> None:
