@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import os
 import runpy
 import sys
@@ -176,6 +177,7 @@ def _s3_server() -> Iterator[str]:
     """The address of an S3 stand-in."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").disabled = True  # a line for each request, to streams that a test may have closed
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     yield "http://{}:{}".format(*server.get_host_and_port())

@@ -18,6 +18,7 @@ from tiny import contents
 
 from asr_fine_tuner.checkpoint_files import PREDICTIONS_NAME, PUBLISHED_FILES
 from asr_fine_tuner.digitalhub_jobs import main
+from asr_fine_tuner.digitalhub_project import log_artifact
 from asr_fine_tuner.locations import ArtifactHome
 
 if TYPE_CHECKING:
@@ -108,15 +109,26 @@ def test_a_token_that_expires_is_renewed_and_written_nowhere(
     assert TOKEN not in ended.stdout + ended.stderr
 
 
-def test_several_processes_are_refused(
-    platform: Platform, submitted: Submit, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_several_processes_fetch_and_log_once(
+    platform: Platform, tiny_artifact: Path, tiny_model: Path, job_env: dict[str, str], tmp_path: Path
 ) -> None:
-    _, training = submitted("container")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    with pytest.raises(ContainerFailed, match="2"):
-        platform.execute(training["id"])
-    assert "one of 2 processes" in capfd.readouterr().err
+    artifact = log_artifact(platform.project(), "demo", tiny_artifact)
+    run_id = platform.submit("train_and_log_model", {})
+    made_of = {"artifact_name": "demo", "model_id": tiny_model, "output_dir": tmp_path / "run", "evaluate_base": False}
+    command = [sys.executable, "-m", "asr_fine_tuner.torchrun", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", main.__module__, "train", *(f"--{name}={value}" for name, value in {**SHORT, **made_of}.items())]
+    ended = subprocess.run(
+        command,
+        env={**job_env, **os.environ, "HF_HOME": str(tmp_path / "hf"), "PROJECT_NAME": "asr", "RUN_ID": run_id},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    model = platform.held.only("models")
+    assert platform.held.entities["runs"][run_id]["status"]["outputs"] == {"model": model["key"]}
+    assert len(platform.held.metrics[run_id]["train_loss"]) == 4
+    (fetched,) = (tmp_path / "hf").glob("assets/asr-fine-tuner/digitalhub/*/artifact")
+    assert fetched.parent.name == artifact.id
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr_fine_tuner.digitalhub_project import (
@@ -23,13 +24,14 @@ from asr_fine_tuner.digitalhub_project import (
     platform_errors,
 )
 from asr_fine_tuner.errors import PermanentError
-from asr_fine_tuner.launch import is_alone
 from asr_fine_tuner.outcome import JobResult, run_job
 from asr_fine_tuner.parameters import PreprocessParameters, TrainParameters, default_artifact_name
 
 if TYPE_CHECKING:
     from digitalhub.entities.project._base.entity import Project
     from digitalhub.entities.run._base.entity import Run
+
+    from asr_fine_tuner.training import TrainResult
 
 
 def preprocess_in(project: Project, run: Run | None, given: PreprocessParameters) -> JobResult:
@@ -52,28 +54,37 @@ def preprocess_in(project: Project, run: Run | None, given: PreprocessParameters
 
 
 def train_in(project: Project, run: Run | None, given: TrainParameters) -> JobResult:
-    """Fine-tune on an artifact of the project, and log the model to it.
+    """Fine-tune on an artifact of the project, and log the model to it. Several processes that torchrun has started do
+    this together.
 
     The run shows metrics while it trains, gets the results on validation and test in the end, as the model does, and
     the output `model`.
     Raises what `train` raises, and TransientError or PermanentError where the platform fails or refuses.
     """
-    if not is_alone():
-        raise PermanentError(
-            given=f"one of {os.environ['WORLD_SIZE']} processes",
-            expected="a single one: it reads and writes the project",
-            action="start several with torchrun -m jobs.train, and give the artifact's folder on a shared volume",
-        )
-    consumed = None
-    if name := _artifact_of_project(given):
-        artifact = find_artifact(project, name)
-        given = given.model_copy(update={"artifact_name": str(fetch_artifact(artifact))})
-        consumed = artifact.key
+    from asr_fine_tuner.ranks import joined_ranks
+
+    with joined_ranks() as ranks:
+        consumed = None
+        if name := _artifact_of_project(given):
+            consumed, folder = ranks.from_first_of_node(lambda: _fetched(project, name))
+            given = given.model_copy(update={"artifact_name": str(folder)})
+        from asr_fine_tuner.training import train
+
+        result = train(given, RunTracker(run) if run is not None else None)
+        ranks.from_first(lambda: _log_trained(project, run, result, consumed))
+    return result
+
+
+def _fetched(project: Project, name: str) -> tuple[str, Path]:
+    """The key and the folder of an artifact."""
+    artifact = find_artifact(project, name)
+    return artifact.key, fetch_artifact(artifact)
+
+
+def _log_trained(project: Project, run: Run | None, result: TrainResult, consumed: str | None) -> None:
     from asr_fine_tuner.model_folder import RESULTS_NAME, published_files
     from asr_fine_tuner.results import read_results
-    from asr_fine_tuner.training import train
 
-    result = train(given, RunTracker(run) if run is not None else None)
     # Whoever may read the model in the project may read the artifact's transcripts there.
     files = published_files(result.model_dir, with_transcripts=True)
     results = read_results(result.model_dir / RESULTS_NAME)
@@ -82,7 +93,6 @@ def train_in(project: Project, run: Run | None, given: TrainParameters) -> JobRe
     with platform_errors(f"metrics of model {model.key}"):
         model.log_metrics(metrics, overwrite=True)
     _tell(run, metrics, {"model": model.key}, consumed)
-    return result
 
 
 def _artifact_of_project(given: TrainParameters) -> str | None:

@@ -28,6 +28,7 @@ from asr_fine_tuner.stop import raise_if_stopped
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+_joined: list[Ranks] = []  # none, or the one that this process has joined
 
 # A rank that is gone is noticed by its closed connection. What is waited for here is work: the download of a model, an
 # artifact's verification.
@@ -198,14 +199,14 @@ class Ranks:
 def joined_ranks() -> Iterator[Ranks]:
     """Join the other processes of this job, when something launched several; what one of them raises, all raise.
 
-    Collectives are computed by NCCL between GPUs, and by Gloo between processors.
+    Collectives are computed by NCCL between GPUs, and by Gloo between processors. Within the block it gives the same.
 
     Raises:
         PermanentError: more processes than GPUs on a node, or a way of splitting the model that is not supported.
     """
     launch = launch_of(os.environ)
-    if launch.processes == 1:
-        yield Ranks(launch)
+    if launch.processes == 1 or _joined:
+        yield _joined[0] if _joined else Ranks(launch)
         return
     _refuse_split_models()
     store, rank, size = next(rendezvous("env://", launch.rank, launch.processes))
@@ -215,8 +216,10 @@ def joined_ranks() -> Iterator[Ranks]:
         with ranks.together():
             with ranks.together():
                 _take_gpu(launch)
+            _joined.append(ranks)
             yield ranks
     finally:
+        _joined.clear()
         dist.destroy_process_group()
 
 
