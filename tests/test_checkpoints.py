@@ -95,7 +95,7 @@ def test_checkpoints_are_ordered_by_step_and_nothing_else_counts(tmp_path: Path)
 def test_older_checkpoints_go(tmp_path: Path) -> None:
     for step in (5, 10, 15, 20):
         _write(checkpoint_folder(tmp_path, step))
-    remove_older(tmp_path, 20, keep=2)
+    remove_older(tmp_path, 20)
     assert [step_of(folder) for folder in checkpoints_in(tmp_path)] == [20, 15]
 
 
@@ -105,6 +105,6 @@ def test_damaged_later_checkpoints_do_not_push_out_the_one_just_written(tmp_path
     for step in (15, 20):
         (checkpoint_folder(tmp_path, step) / SEAL_NAME).unlink()
     _write(checkpoint_folder(tmp_path, 11))
-    remove_older(tmp_path, 11, keep=2)
+    remove_older(tmp_path, 11)
     assert newest_complete(tmp_path) == checkpoint_folder(tmp_path, 11)
     assert checkpoint_folder(tmp_path, 10).is_dir()

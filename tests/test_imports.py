@@ -49,10 +49,10 @@ LAYERS = (
     ("batches", "checkpoints", "evaluation", "model_folder", "results", "tracking", "training_arguments"),
     ("best_weights", "training_input", "run_folder", "reporting", "curves", "model_card", "memory"),
     ("ranks", "base_model"),
-    ("transcribing",),
+    ("transcribing", "run_size"),
     ("trainer",),
     ("finished_run",),
-    ("fine_tuning", "run_size"),
+    ("fine_tuning",),
     ("training",),
     # the rehearsal of all that
     ("checklist", "rehearsal"),

@@ -15,9 +15,11 @@ _EVALUATION_NAME = "evaluation.json"
 class BestWeights:
     """Of all weights offered, those with the lowest leading metric; of equals the first."""
 
-    def __init__(self, run_dir: Path, leading_metric: str) -> None:
+    def __init__(self, run_dir: Path, leading_metric: str, weight_bytes: int) -> None:
+        """weight_bytes: that it takes to keep some."""
         self._run_dir = run_dir
         self._leading_metric = leading_metric
+        self._weight_bytes = weight_bytes
         self._kept: tuple[Path, float] | None = None
 
     def offer(self, step: int, evaluation: Evaluation, save: Callable[[Path], None]) -> None:
@@ -28,7 +30,7 @@ class BestWeights:
             self._kept = before
             return
         folder = self._run_dir / f"best-{step}"
-        with sealed(folder) as staging:
+        with sealed(folder, self._weight_bytes) as staging:
             save(staging)
             evaluation.write(staging / _EVALUATION_NAME)
         if before is not None and before[0] != folder:

@@ -24,11 +24,14 @@ from asr_fine_tuner.files import (
 logger = logging.getLogger(__name__)
 
 SEAL_NAME = "complete.json"
+KEPT_CHECKPOINTS = 2
 
 
 @contextlib.contextmanager
 def sealed(folder: Path, bytes_needed: int | None = None) -> Iterator[Path]:
     """Yields a staging folder that becomes `folder` when the block ends without an error, and is removed otherwise.
+
+    bytes_needed: to write it, for the message when there is no room.
 
     Raises:
         PermanentError: the disk is full.
@@ -82,10 +85,10 @@ def newest_complete(output_dir: Path) -> Path | None:
     return next((folder for folder in checkpoints_in(output_dir) if is_complete(folder)), None)
 
 
-def remove_older(output_dir: Path, step: int, keep: int) -> None:
-    """Remove all but the newest `keep` of the checkpoints up to `step`.
+def remove_older(output_dir: Path, step: int) -> None:
+    """Remove all but the newest KEPT_CHECKPOINTS of the checkpoints up to `step`.
 
     Later ones are damaged, else training would have continued from them; they must not count as kept.
     """
-    for folder in [folder for folder in checkpoints_in(output_dir) if step_of(folder) <= step][keep:]:
+    for folder in [folder for folder in checkpoints_in(output_dir) if step_of(folder) <= step][KEPT_CHECKPOINTS:]:
         shutil.rmtree(folder)

@@ -15,6 +15,7 @@ from asr_fine_tuner.base_model import restore_spec_augment
 from asr_fine_tuner.batches import BatchSizes
 from asr_fine_tuner.checkpoints import sealed, step_of
 from asr_fine_tuner.curves import draw_training_curves
+from asr_fine_tuner.disk import bytes_below
 from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.labels import LabelEncoder
 from asr_fine_tuner.manifest import Manifest
@@ -112,7 +113,7 @@ class FinishedRun:
         """
         base_test, base_validation = self.base["test"], self.base["validation"]
         clips, transcripts = self.clips["test"], self.tuned["test"].predictions
-        with sealed(target) as folder:
+        with sealed(target, bytes_below(self.best)) as folder:
             model = WhisperForConditionalGeneration.from_pretrained(self.best, local_files_only=True)
             restore_spec_augment(model, self.base_model)
             extractor = WhisperFeatureExtractor.from_pretrained(self.base_model, local_files_only=True)

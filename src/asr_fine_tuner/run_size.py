@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr_fine_tuner import hub
+from asr_fine_tuner.checkpoints import KEPT_CHECKPOINTS
 from asr_fine_tuner.disk import bytes_below, free_bytes, readable_size, shortage
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.memory import outline
 from asr_fine_tuner.parameters import TrainParameters
-from asr_fine_tuner.trainer import KEPT_CHECKPOINTS
 from asr_fine_tuner.training_input import TrainingInput
 
 if TYPE_CHECKING:

@@ -33,12 +33,12 @@ from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.files import rename_folder
 from asr_fine_tuner.labels import LabelEncoder
 from asr_fine_tuner.ranks import Ranks
+from asr_fine_tuner.run_size import DiskEstimate
 from asr_fine_tuner.stop import stop_requested
 from asr_fine_tuner.transcribing import Transcriber, token_loss
 
 logger = logging.getLogger(__name__)
 
-KEPT_CHECKPOINTS = 2
 _WEIGHTS = "model.safetensors"
 
 
@@ -97,7 +97,8 @@ class WhisperTrainer(Seq2SeqTrainer):
         self.model_accepts_loss_kwargs = False
         self.ranks = ranks
         self.leading_metric = leading_metric
-        self.best = BestWeights(self.run_dir, leading_metric)
+        self._disk = DiskEstimate.of(model, transcript_bytes=0)
+        self.best = BestWeights(self.run_dir, leading_metric, self._disk.weights)
         self.last_evaluation: Evaluation | None = None
         self._batches = TrainingBatches(len(train_clips), batch_sizes, seed=args.data_seed, rank=ranks.rank)
         self._transcriber = Transcriber(
@@ -246,7 +247,7 @@ class WhisperTrainer(Seq2SeqTrainer):
                 super()._save_checkpoint(model, trial)  # where the others tell what only they know
                 return
             target = checkpoint_folder(self.run_dir, self.state.global_step)
-            with sealed(target) as staging:
+            with sealed(target, self._disk.checkpoint) as staging:
                 self._saving_to = staging.with_name(f"{staging.name}.parent")
                 try:
                     super()._save_checkpoint(model, trial)
@@ -254,7 +255,7 @@ class WhisperTrainer(Seq2SeqTrainer):
                 finally:
                     shutil.rmtree(self._saving_to, ignore_errors=True)
                     self._saving_to = None
-            remove_older(self.run_dir, self.state.global_step, KEPT_CHECKPOINTS)
+            remove_older(self.run_dir, self.state.global_step)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Write the state of chance of every rank, which is a file for each."""

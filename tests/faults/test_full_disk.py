@@ -49,12 +49,14 @@ def test_train(jobs: WarmJobs, short: TrainParameters, tmp_path: Path) -> None:
     run = tmp_path / "run"
     before_the_second = Disturbance(folder=str(run), at="os.mkdir .checkpoint-2.tmp")
     assert jobs.run("train", given_of(short), disturbance=before_the_second).returncode == -signal.SIGKILL
+    estimate = DiskEstimate.of(outline(Path(short.model_id), short), transcript_bytes=0)
     weights = (run / "checkpoint-1" / "model.safetensors").stat().st_size
     for file_bytes in (weights // 2, weights + 10_000):  # too small for the weights, and for the moments of Adam
         full = jobs.run("train", given_of(short), disturbance=Disturbance(file_bytes=file_bytes))
         assert full.returncode == 2, full.stderr
         assert "Traceback" not in full.stderr
         assert "larger volume" in full.result["error"]["action"]
+        assert f"up to {estimate.checkpoint:,} bytes there" in full.result["error"]["expected"]
         assert newest_complete(run) == run / "checkpoint-1"
     again = jobs.run("train", given_of(short))
     assert again.returncode == 0, again.stderr
