@@ -72,6 +72,16 @@ def _changed_weights(tuned: Path, base: Path) -> dict[str, bool]:
     return {name: not torch.equal(weight, other[name]) for name, weight in one.items()}
 
 
+def test_the_encoder_s_positions_are_not_trained(memorised: TrainResult, tiny_model: Path) -> None:
+    """In openai/whisper they are a buffer: https://github.com/huggingface/transformers/pull/26032."""
+    before, after = (
+        WhisperForConditionalGeneration.from_pretrained(folder).get_encoder().state_dict()
+        for folder in (tiny_model, memorised.model_dir)
+    )
+    assert torch.equal(before["embed_positions.weight"], after["embed_positions.weight"])
+    assert not torch.equal(before["conv1.weight"], after["conv1.weight"])
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_frozen_encoder_keeps_its_weights(frozen: bool, parameters: TrainParameters, tiny_model: Path) -> None:
     result = train(changed(parameters, freeze_encoder=frozen, max_steps=2, eval_steps=2))

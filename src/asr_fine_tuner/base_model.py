@@ -39,6 +39,8 @@ def load_base_model(folder: Path, artifact: Manifest) -> WhisperForConditionalGe
             expected="whole safetensors files",
             action="download the checkpoint again, or choose another --model_id",
         ) from error
+    # Fixed sinusoids, as in openai/whisper, which `from_pretrained` forgets: it makes every weight one that is trained.
+    model.get_encoder().embed_positions.requires_grad_(requires_grad=False)
     model.config.forced_decoder_ids = model.generation_config.forced_decoder_ids = None
     if artifact.model.multilingual:
         model.generation_config.language = artifact.encoding.language_token
