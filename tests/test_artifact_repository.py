@@ -49,11 +49,6 @@ def run(dataset: Path, **others: object) -> PreprocessResult:
     return made
 
 
-def encoded(made: PreprocessResult) -> dict[str, int]:
-    """The files of the artifact here; others after encoding again."""
-    return {path.name: path.stat().st_ino for path in made.artifact.rglob("*.arrow")}
-
-
 class TestPush:
     def test_the_files_of_the_manifest_and_no_other(self, hub: LoopbackHub, small: Path) -> None:
         made = run(small)
@@ -70,6 +65,17 @@ class TestPush:
         commits = dict(hub.repo("dataset", REPO).commits)
         assert run(small).reused
         assert hub.repo("dataset", REPO).commits == commits
+
+    def test_what_another_machine_has_pushed_is_not_made_again(self, hub: LoopbackHub, small: Path) -> None:
+        run(small)
+        shutil.rmtree(ArtifactHome.of(NAME).folder)
+        pulled = run(small)
+        assert pulled.reused
+        assert tiny.contents(pulled.artifact) == hub.files("dataset", REPO)
+        assert not ArtifactHome.of(NAME).partial.exists()
+        hub.add_repo("dataset", REPO, {**hub.files("dataset", REPO), "train/data-00000.arrow": b"damaged"})
+        assert not run(small).reused
+        assert hub.files("dataset", REPO) == tiny.contents(ArtifactHome.of(NAME).artifact)
 
     def test_a_failed_upload_is_made_up_for_without_encoding(self, hub: LoopbackHub, small: Path) -> None:
         hub.fail("/commit/", 500)

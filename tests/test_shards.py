@@ -177,6 +177,9 @@ def test_leftovers_of_a_killed_job_are_removed(work: WorkingFolder) -> None:
 
 def test_the_identity_is_there_once_the_folder_is_whole(tmp_path: Path) -> None:
     work = WorkingFolder(tmp_path / "partial")
-    assert work.identity() is None
+    assert not work.is_for("asked for")
     work.create("asked for")
-    assert work.identity() == "asked for"
+    assert work.is_for("asked for")
+    assert not work.is_for("something else")
+    work.artifact.rename(tmp_path / "artifact")
+    assert not work.is_for("asked for"), "what killed its job before it was removed"

@@ -57,7 +57,7 @@ def _existing(home: ArtifactHome, *, overwrite: bool) -> Manifest | None:
 def _working_folder(home: ArtifactHome, request: ArtifactRequest) -> WorkingFolder:
     work = WorkingFolder(home.partial)
     identity = request.identity_of_work
-    if work.identity() == identity:
+    if work.is_for(identity):
         logger.info("continuing the unfinished artifact in %s", home.partial)
         work.remove_leftovers()
         return work

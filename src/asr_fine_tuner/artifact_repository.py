@@ -55,16 +55,21 @@ class ArtifactRepository:
         folder = hub.download_artifact(self.repo_id, None, [MANIFEST_NAME])
         return read_manifest(folder) if (folder / MANIFEST_NAME).is_file() else None
 
-    def push(self, artifact: Path, manifest: Manifest) -> str:
+    @property
+    def url(self) -> str:
+        """The page for people."""
+        return hub.dataset_page(self.repo_id)
+
+    def push(self, artifact: Path) -> None:
         """Upload the files of the manifest and the manifest itself as one commit, unless the repository has them, and
-        compare what arrived. Returns the address of the repository.
+        compare what arrived.
 
         Raises PermanentError where HF_TOKEN may not write, TransientError where the Hub cannot be reached or a file did
         not arrive as it is here: the same job then uploads without encoding again.
         """
-        uploaded = hub.upload_artifact(artifact, self.repo_id, {**manifest.files, MANIFEST_NAME: None})
+        files = read_manifest(artifact).files
+        uploaded = hub.upload_artifact(artifact, self.repo_id, {**files, MANIFEST_NAME: None})
         logger.info("artifact %s is at %s, commit %s", self.name, uploaded.url, uploaded.commit)
-        return uploaded.url
 
     def pulled(self) -> Path:
         """The folder of the artifact: where the preprocess job has left the same one here, else in the Hub's cache.

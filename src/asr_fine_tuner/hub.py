@@ -50,6 +50,7 @@ __all__ = [
     "bytes_fetched",
     "cache_folder",
     "check_write_access",
+    "dataset_page",
     "download_artifact",
     "download_model",
     "is_public_dataset",
@@ -169,6 +170,13 @@ def download_artifact(repo_id: str, revision: str | None, names: Sequence[str]) 
     reached.
     """
     return download_snapshot(repo_id, "dataset", resolve(repo_id, "dataset", revision), names)
+
+
+def dataset_page(repo_id: str) -> str:
+    """The address of a dataset for people."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/datasets/{repo_id}"
 
 
 def cache_folder() -> Path:

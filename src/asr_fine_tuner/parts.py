@@ -72,7 +72,7 @@ def _joined(
     while True:
         try:
             locks.enter_context(shared(home.lock, what=what))
-            if work.identity() == identity and work.artifact.is_dir():
+            if work.is_for(identity):
                 break
             locks.close()
             with exclusive(home.lock, what=what):

@@ -15,7 +15,7 @@ from asr_fine_tuner.artifact_repository import ArtifactRepository
 from asr_fine_tuner.artifact_request import ArtifactRequest, resolve_request
 from asr_fine_tuner.artifact_size import check_room
 from asr_fine_tuner.engines import encode_missing
-from asr_fine_tuner.files import LockHeld, exclusive
+from asr_fine_tuner.files import LockHeld, exclusive, mismatches
 from asr_fine_tuner.locations import ArtifactHome
 from asr_fine_tuner.manifest import Manifest, SplitSummary
 from asr_fine_tuner.parameters import PreprocessParameters, default_artifact_name
@@ -97,11 +97,15 @@ def preprocess(parameters: PreprocessParameters) -> PreprocessResult | PartResul
     if repository:
         repository.claim()
     request = resolve_request(parameters)
-    if repository and not parameters.overwrite:
-        there = repository.manifest()
-        if there and there.identity != request.identity:
-            raise request.name_is_taken(name, there)
     job = _Job(parameters, request, ArtifactHome.of(name), repository)
+    if repository and not parameters.overwrite and (there := repository.manifest()):
+        if there.identity != request.identity:
+            raise request.name_is_taken(name, there)
+        if not job.home.artifact.is_dir():
+            folder = repository.pulled()
+            if not (problems := mismatches(folder, there.files)):
+                return job.reuse(folder, there)
+            logger.warning("artifact %s is damaged (%s) and is made anew", name, "; ".join(problems))
     part = Part.asked_for(parameters)
     return job.make_whole() if part is None else job.make_part(part)
 
@@ -138,7 +142,7 @@ class _Job:
         )
         try:
             with exclusive(self.home.lock, what=f"artifact {self.home.name}"):
-                if isinstance(begun, WorkingFolder) and begun.identity() != self.request.identity_of_work:
+                if isinstance(begun, WorkingFolder) and not begun.is_for(self.request.identity_of_work):
                     begun = begin(self.home, self.request, overwrite=False)  # another part has merged meanwhile
                 if isinstance(begun, WorkingFolder) and begun.n_recorded() < n_shards:
                     return told
@@ -156,25 +160,37 @@ class _Job:
         return encode_missing(tasks, self.parameters.engine, self.parameters.num_workers, look_for_room)
 
     def _finish(self, begun: WorkingFolder | Manifest, bytes_fetched: int) -> PreprocessResult:
-        """Merge the shards, unless that was done before; push; tell. The caller holds the home's lock alone."""
-        allowed = self.parameters.max_rejected_fraction
-        if isinstance(begun, WorkingFolder):
-            manifest = assemble(begun, self.request, max_rejected_fraction=allowed)
-            move_into_place(begun, self.home)
+        """Merge the shards, unless that was done before, and push. The caller holds the home's lock alone."""
+        if isinstance(begun, Manifest):
+            result = self.reuse(self.home.artifact, begun)
         else:
-            manifest = begun
-            refuse_too_many_rejected(self.home.artifact, manifest.splits, manifest.rejected, allowed)
-            logger.info("artifact %s is there already, made from the same input", self.home.name)
-        url = self.repository.push(self.home.artifact, manifest) if self.repository else None
+            manifest = assemble(begun, self.request, max_rejected_fraction=self.parameters.max_rejected_fraction)
+            move_into_place(begun, self.home)
+            result = self._result(self.home.artifact, manifest, reused=False, bytes_fetched=bytes_fetched)
+        if self.repository:
+            self.repository.push(self.home.artifact)
+        return result
+
+    def reuse(self, artifact: Path, manifest: Manifest) -> PreprocessResult:
+        """
+        Raises:
+            PermanentError: more of the clips are rejected in it than is allowed now.
+        """
+        allowed = self.parameters.max_rejected_fraction
+        refuse_too_many_rejected(artifact, manifest.splits, manifest.rejected, allowed)
+        logger.info("artifact %s is there already, made from the same input", self.home.name)
+        return self._result(artifact, manifest, reused=True, bytes_fetched=0)
+
+    def _result(self, artifact: Path, manifest: Manifest, *, reused: bool, bytes_fetched: int) -> PreprocessResult:
         bytes_fetched += self.request.bytes_fetched
-        artifact_bytes = sum(path.stat().st_size for path in self.home.artifact.rglob("*") if path.is_file())
-        show_artifact(self.home.artifact, manifest, self.request.plan.columns, artifact_bytes, bytes_fetched)
+        artifact_bytes = sum(path.stat().st_size for path in artifact.rglob("*") if path.is_file())
+        show_artifact(artifact, manifest, self.request.plan.columns, artifact_bytes, bytes_fetched)
         return PreprocessResult(
-            artifact=self.home.artifact,
+            artifact=artifact,
             artifact_name=self.home.name,
             sha256=manifest.sha256,
-            reused=begun is manifest,
-            url=url,
+            reused=reused,
+            url=self.repository.url if self.repository else None,
             splits={split: manifest.splits[split] for split in SPLITS},
             rejected=manifest.rejected,
             bytes_fetched=bytes_fetched,

@@ -81,9 +81,11 @@ class WorkingFolder:
         (self.folder / "shards").mkdir()
         write_atomically(self._identity_path, identity)
 
-    def identity(self) -> str | None:
-        """What this folder was created for; None when there is no such folder."""
-        return self._identity_path.read_text(encoding="utf-8") if self._identity_path.is_file() else None
+    def is_for(self, identity: str) -> bool:
+        """Whether the folder is there, was created for `identity`, and its artifact has not been moved into place."""
+        if not (self._identity_path.is_file() and self.artifact.is_dir()):
+            return False
+        return self._identity_path.read_text(encoding="utf-8") == identity
 
     def remove_leftovers(self) -> None:
         """Remove what killed jobs left half written, and what one left between its last shard and the finished
