@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = README.parent
 PAGES = [README, *sorted((ROOT / "howto").glob("*.md"))]
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)")
 # Steps of a real run, cut down to what a test can wait for.
 _SHORTER = {"--max_steps": "4", "--eval_steps": "2", "--save_steps": "2", "--warmup_steps": "1"}
@@ -36,7 +36,7 @@ _TOKEN = "hf_readme_canary"
 
 def commands(page: Path, language: str = "bash") -> list[str]:
     blocks = (match for match in _FENCE.finditer(page.read_text(encoding="utf-8")) if match[1] == language)
-    return [line for block in blocks for line in block[2].splitlines() if line]
+    return [line.strip() for block in blocks for line in block[2].splitlines() if line]
 
 
 ALL_COMMANDS = [(page.name, command) for page in PAGES for command in commands(page)]
