@@ -13,7 +13,10 @@ from asr_fine_tuner.logs import redact
 CANARY = "canary0123456789"
 
 
-@pytest.mark.parametrize("variable", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"])
+@pytest.mark.parametrize(
+    "variable",
+    ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "DHCORE_ACCESS_TOKEN"],
+)
 def test_tokens_of_the_environment_are_redacted(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, CANARY)
     assert redact(f"refused: {CANARY}.") == f"refused: <{variable}>."

@@ -16,7 +16,16 @@ from asr_fine_tuner.launch import is_first_process
 _TOKEN_SHAPES = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\bwandb_v1_\w{16,}|(?<=[Bb]earer )[\w.~+/-]{8,}=*")
 # C0 and C1 but tab and line feed, and what changes the direction of text (Unicode Standard Annex #9).
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
+_SECRET_VARIABLES = (
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "WANDB_API_KEY",
+    # What platforms give to the containers that they start.
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "DHCORE_ACCESS_TOKEN",
+    "DHCORE_REFRESH_TOKEN",
+)
 
 
 def redact(text: str) -> str:
