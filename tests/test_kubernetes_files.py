@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from kubeflow_trainer_api import models
+from test_readme import commands
 from torch.distributed.run import get_args_parser
 
 from asr_fine_tuner.command_line import TOKENS, read_parameters
@@ -20,6 +21,7 @@ from asr_fine_tuner.parameters import JobParameters, PreprocessParameters, Train
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ROOT / "howto" / "kubernetes"
+PAGE = ROOT / "howto" / "kubernetes.md"
 KINDS: dict[str, type[JobParameters]] = {"preprocess": PreprocessParameters, "train": TrainParameters}
 # The first in which every field of the files is stable or on without being asked for.
 OLDEST = 31
@@ -219,3 +221,11 @@ def test_the_table_of_platforms_says_what_the_file_says() -> None:
     spec = JOBS["train.yaml"]["spec"]
     assert f"{spec['template']['spec']['terminationGracePeriodSeconds']} s, as the file has it" in row
     assert f"a new pod, {spec['backoffLimit']} times" in row
+
+
+def test_the_page_applies_every_file_and_asks_for_jobs_that_there_are() -> None:
+    told = " ".join(commands(PAGE, "sh"))
+    assert set(re.findall(r"-f howto/kubernetes/(\S+)", told)) == {name for name, _ in ALL}
+    assert set(re.findall(r"job/(\S+)", told)) <= {job["metadata"]["name"] for job in JOBS.values()}
+    assert set(re.findall(r"jobset-name=(\S+)", told)) == {TRAIN_JOB["metadata"]["name"]}
+    assert set(re.findall(r"secret generic (\S+)", told)) == {"asr-tokens"}

@@ -19,13 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from test_readme import commands
 
 from asr_fine_tuner import PreprocessParameters, TrainParameters
+from asr_fine_tuner.command_line import read_parameters
 from asr_fine_tuner.errors import ExitCode
 from asr_fine_tuner.launch import Launch, launch_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ROOT / "howto" / "slurm"
+PAGE = FILES.parent / "slurm.md"
+SUBMITTED = [command for command in commands(PAGE, "sh") if "sbatch " in command]
 BATCH_SCRIPTS = {"preprocess": PreprocessParameters, "train": TrainParameters}
 TOKEN = "hf_slurm_canary"
 
@@ -156,6 +160,18 @@ def test_the_scripts_are_clean() -> None:
         capture_output=True,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("command", SUBMITTED)
+def test_the_jobs_understand_what_the_page_submits(command: str) -> None:
+    options, job, parameters = re.split(r" (\w+)\.sbatch ", command.removesuffix(")"))
+    given = shlex.split(parameters)
+    if array := re.search(r"--array=0-(\d+)", options):
+        assert given[given.index("--shard_count") + 1] == str(int(array[1]) + 1)
+        given += ["--shard_index", array[1]]
+    understood = read_parameters(BATCH_SCRIPTS[job], job, given)
+    for flag, value in zip(given[::2], given[1::2], strict=True):
+        assert str(getattr(understood, flag.removeprefix("--"))).lower() == value
 
 
 @pytest.mark.parametrize("job", BATCH_SCRIPTS)
