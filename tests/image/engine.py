@@ -58,10 +58,10 @@ class Engine:
     def build(self, target: str, tag: str, **arguments: str) -> None:
         settings = {name: os.environ[name] for name in _SETTINGS if os.environ.get(name)}
         given = {"BASE_IMAGE": self.base, **settings, **arguments}
-        # A build step has no network of its own where the engine cannot make one.
-        options = ["--network=host", *(f"--build-arg={name}={value}" for name, value in given.items())]
+        options = [f"--build-arg={name}={value}" for name, value in given.items()]
         if self.command == "podman":
-            # Only podman can mount folders of this machine while it builds.
+            # Without the packages that make networks it knows only this machine's, and it can mount folders for pip.
+            options.append("--network=host")
             folders = {Path(value) for value in settings.values() if Path(value).is_dir()}
             folders |= {Path(value).parent for value in settings.values() if Path(value).is_file()}
             options += [f"--volume={folder}:{folder}:ro" for folder in sorted(folders)]
