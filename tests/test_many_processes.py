@@ -191,6 +191,19 @@ def test_a_signal_to_one_rank_stops_both_and_one_process_goes_on(
     assert (result.processes, result.train_batch_size, result.grad_accum_steps) == (1, 4, 1)
 
 
+def test_a_signal_to_one_rank_ends_an_evaluation(one: TrainParameters, jobs: WarmJobs, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    before_it = Disturbance(folder=str(run), at="open lock", signal=signal.SIGSTOP)
+    first, second = _started(jobs, _of_two(one, run), disturbance=before_it)
+    first.wait_until_stopped()
+    os.kill(second.pid, signal.SIGTERM)
+    os.kill(first.pid, signal.SIGCONT)
+    ended = first.wait(), second.wait()
+    assert [job.returncode for job in ended] == [143, 143], ended[0].stderr + ended[1].stderr
+    assert "rank 1: SIGTERM received; the evaluation was left" in ended[0].result["error"]["given"]
+    assert not (run / "evaluations").exists()
+
+
 def test_two_processes_go_on_with_what_one_began(
     one: TrainParameters, of_one: TrainResult, jobs: WarmJobs, tmp_path: Path
 ) -> None:
