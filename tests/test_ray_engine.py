@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,8 +157,11 @@ def test_what_goes_wrong_on_a_node(nodes: TwoNodes, tmp_path: Path, monkeypatch:
 class TestNoCluster:
     def test_ray_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "ray", None)
-        with pytest.raises(PermanentError, match="pip install 'asr-fine-tuner"):
+        with pytest.raises(PermanentError) as caught:
             next(encode_on_ray([], None))
+        project = tomllib.loads((tiny.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        (ray,) = project["optional-dependencies"]["ray"]
+        assert caught.value.action == f"pip install '{ray}'"
 
     def test_an_address_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RAY_ADDRESS", "nonsense")

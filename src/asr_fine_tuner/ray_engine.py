@@ -64,8 +64,8 @@ def _connected() -> Iterator[Any]:
     except ImportError:
         raise PermanentError(
             given="--engine ray, and Ray is not installed",
-            expected="the optional packages of the extra `ray`",
-            action="pip install 'asr-fine-tuner[ray]' (or pip install 'ray>=2.50,<3') here and on the nodes",
+            expected="Ray here and on every node, in one version",
+            action="pip install 'ray>=2.50,<3'",
         ) from None
     if ray.is_initialized():
         yield ray
