@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 
@@ -49,9 +50,11 @@ def test_settings_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyError), quiet_libraries():
         assert transformers_logging.get_verbosity() == transformers_logging.ERROR
         assert not transformers_logging.is_progress_bar_enabled()
+        assert not logging.getLogger("huggingface_hub").handlers
         raise KeyError
     assert transformers_logging.get_verbosity() == transformers_logging.WARNING
     assert transformers_logging.is_progress_bar_enabled()
+    assert logging.getLogger("huggingface_hub").handlers
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
     transformers_logging.set_verbosity_info()
     with quiet_libraries():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 
@@ -13,15 +14,19 @@ def quiet_libraries() -> Iterator[None]:
     transformers only errors: it warns at each generation of arguments that are Whisper's own. Afterwards all is as it
     was. `TRANSFORMERS_VERBOSITY` says otherwise.
     """
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
-        logging.set_verbosity_error()
-    logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # The client hands its warnings to the root logger, and writes them by a handler of its own as well.
+    client = logging.getLogger("huggingface_hub")
+    handlers, client.handlers = client.handlers, []
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        client.handlers = handlers
+        transformers_logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
