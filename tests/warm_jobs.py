@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -209,7 +210,7 @@ def _watch_boundaries(disturbance: Disturbance, listed: Path) -> None:
     log = os.open(listed, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     inside = disturbance.folder + os.sep
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-    own_id = f".{os.getpid()}."
+    own_id = f".{socket.gethostname()}-{os.getpid()}."
     disturbed: list[str] = []
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
