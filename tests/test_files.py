@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asr_fine_tuner import files
-from asr_fine_tuner.errors import TransientError
+from asr_fine_tuner.errors import PermanentError, TransientError
 from asr_fine_tuner.files import (
+    LockHeld,
     canonical_json,
     exclusive,
     hashes_below,
@@ -22,6 +24,8 @@ from asr_fine_tuner.files import (
     rename_folder,
     sha256_of,
     sha256_of_json,
+    shared,
+    staging_path,
     write_atomically,
 )
 
@@ -86,6 +90,34 @@ class TestHashes:
         hashes = hashes_below(tmp_path)
         monkeypatch.setattr(files, "sha256_of", met)
         assert mismatches(tmp_path, hashes) == []
+
+
+class TestShared:
+    def test_some_share_what_nobody_else_may_hold_alone(self, tmp_path: Path) -> None:
+        lock = tmp_path / "lock"
+        with shared(lock, what="the artifact"), shared(lock, what="the artifact"):
+            with pytest.raises(LockHeld, match="the artifact is being written"), exclusive(lock, what="the artifact"):
+                pass
+        with exclusive(lock, what="the artifact"):
+            with pytest.raises(LockHeld, match="the artifact is being written"), shared(lock, what="the artifact"):
+                pass
+
+    @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+    def test_a_volume_without_locks_is_refused(
+        self, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr("fcntl.flock", refuse)
+        with pytest.raises(PermanentError, match="no file locks"), exclusive(tmp_path / "lock", what="the artifact"):
+            pass
+
+
+def test_what_is_staged_has_a_name_of_this_process(tmp_path: Path) -> None:
+    staged = staging_path(tmp_path / "manifest.json")
+    assert staged.parent == tmp_path
+    assert staged.name == f".manifest.json.{socket.gethostname()}-{os.getpid()}.tmp"
 
 
 class TestExclusive:

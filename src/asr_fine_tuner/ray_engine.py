@@ -44,7 +44,8 @@ def encode_on_ray(tasks: Sequence[ShardTask], at_once: int | None) -> Generator[
         running: list[ray.ObjectRef[EncodedShard]] = []
         try:
             while not stop_requested():
-                limit = at_once or _SHARDS_PER_CORE * int(cluster.cluster_resources().get("CPU", 1))
+                # At least one, for which an autoscaler begins the first node.
+                limit = at_once or max(1, _SHARDS_PER_CORE * int(cluster.cluster_resources().get("CPU", 0)))
                 running += [encode.remote(task) for task in itertools.islice(todo, max(0, limit - len(running)))]
                 if not running:
                     return
