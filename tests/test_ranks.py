@@ -7,8 +7,10 @@ import errno
 import multiprocessing
 import os
 import socket
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +25,13 @@ from asr_fine_tuner.training import _refuse_another_job
 _FORK = multiprocessing.get_context("fork")
 
 
-def in_two_ranks(work: Callable[[Ranks], Any], local_processes: int = 2) -> list[Any]:
-    """What `work` returns in each of two processes, or the error that it raises there; None of one that is killed."""
+def in_two_ranks(
+    work: Callable[[Ranks], Any], local_processes: int = 2, afterwards: Callable[[], Any] = lambda: None
+) -> list[Any]:
+    """What `work` returns in each of two processes, or the error that it raises there; None of one that is killed.
+
+    afterwards: is done by each when it is no rank any more.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -33,7 +40,7 @@ def in_two_ranks(work: Callable[[Ranks], Any], local_processes: int = 2) -> list
         ours, theirs = _FORK.Pipe()
         local = {"LOCAL_RANK": str(rank % local_processes), "LOCAL_WORLD_SIZE": str(local_processes)}
         of_all = {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        process = _FORK.Process(target=_be_a_rank, args=(work, {**of_all, **local}, theirs))
+        process = _FORK.Process(target=_be_a_rank, args=(work, afterwards, {**of_all, **local}, theirs))
         process.start()
         theirs.close()
         ends.append((process, ours))
@@ -47,7 +54,9 @@ def in_two_ranks(work: Callable[[Ranks], Any], local_processes: int = 2) -> list
     return results
 
 
-def _be_a_rank(work: Callable[[Ranks], Any], environment: dict[str, str], told: Connection) -> None:
+def _be_a_rank(
+    work: Callable[[Ranks], Any], afterwards: Callable[[], Any], environment: dict[str, str], told: Connection
+) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)  # the threads of the process that was forked are not here
     try:
@@ -55,6 +64,7 @@ def _be_a_rank(work: Callable[[Ranks], Any], environment: dict[str, str], told: 
             result = work(ranks)
     except Exception as error:  # noqa: BLE001 - the test looks at it
         result = error
+    afterwards()
     told.send(result)
 
 
@@ -112,6 +122,22 @@ def test_an_expected_error_of_one_is_raised_by_all() -> None:
     assert isinstance(second, PermanentError)
     assert (first.given, first.expected, first.action) == ("rank 1: a bad clip", "a good one", "mend it")
     assert second.given == "a bad clip"
+
+
+def test_a_rank_waits_for_what_others_do_before_they_end(tmp_path: Path) -> None:
+    """As the first one tells W&B of it."""
+
+    def work(ranks: Ranks) -> None:
+        try:
+            _fails_on(1, KeyError("clip"))(ranks)
+        finally:
+            if ranks.first:
+                time.sleep(0.5)
+                (tmp_path / "told").touch()
+
+    in_two_ranks(work, afterwards=lambda: (tmp_path / f"{os.environ['RANK']} ends").touch())
+    told, *ends = (tmp_path / name for name in ("told", "0 ends", "1 ends"))
+    assert all(told.stat().st_mtime_ns <= end.stat().st_mtime_ns for end in ends)
 
 
 def test_an_interruption_of_the_first_is_one_of_all() -> None:

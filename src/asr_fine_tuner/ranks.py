@@ -49,6 +49,7 @@ class Ranks:
         self.rank, self.size = launch.rank, launch.processes
         self._launch, self._control, self._notices = launch, control, notices
         self._failures = 0
+        self._is_lost = False
 
     @property
     def first(self) -> bool:
@@ -133,6 +134,15 @@ class Ranks:
                 dist.all_reduce(flat)
                 vector_to_parameters(flat.div_(self.size), bucket)
 
+    def part(self) -> None:
+        """Wait until every rank has come to the end that it was told of, with what it does on the way.
+
+        A launcher ends the other processes as soon as one has failed.
+        """
+        if self._control is not None and not self._is_lost:
+            with contextlib.suppress(RuntimeError):
+                dist.barrier(group=self._control)
+
     @property
     def _notice(self) -> str:
         return f"failure {self._failures}"
@@ -182,6 +192,7 @@ class Ranks:
         except RuntimeError as error:  # what torch.distributed raises, of whatever backend
             if hasattr(error, _TOLD):
                 raise
+            self._is_lost = True
             reason = str(error).partition("\n")[0]
             try:
                 raise_if_stopped("another process of the job is gone; the last checkpoint stays")
@@ -211,13 +222,16 @@ def joined_ranks() -> Iterator[Ranks]:
     _refuse_split_models()
     store, rank, size = next(rendezvous("env://", launch.rank, launch.processes))
     dist.init_process_group(_backend(), store=store, rank=rank, world_size=size)
+    ranks = Ranks(launch, dist.new_group(backend="gloo", timeout=_PATIENCE), store)
     try:
-        ranks = Ranks(launch, dist.new_group(backend="gloo", timeout=_PATIENCE), store)
         with ranks.together():
             with ranks.together():
                 _take_gpu(launch)
             _joined.append(ranks)
             yield ranks
+    except Exception:
+        ranks.part()
+        raise
     finally:
         _joined.clear()
         dist.destroy_process_group()
