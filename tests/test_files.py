@@ -93,14 +93,21 @@ class TestHashes:
 
 
 class TestShared:
-    def test_some_share_what_nobody_else_may_hold_alone(self, tmp_path: Path) -> None:
+    def test_some_share_what_another_may_not_hold_alone(self, tmp_path: Path) -> None:
         lock = tmp_path / "lock"
-        with shared(lock, what="the artifact"), shared(lock, what="the artifact"):
-            with pytest.raises(LockHeld, match="the artifact is being written"), exclusive(lock, what="the artifact"):
-                pass
-        with exclusive(lock, what="the artifact"):
-            with pytest.raises(LockHeld, match="the artifact is being written"), shared(lock, what="the artifact"):
-                pass
+        with (
+            shared(lock, what="the artifact"),
+            shared(lock, what="the artifact"),
+            pytest.raises(LockHeld, match="the artifact is being written"),
+            exclusive(lock, what="the artifact"),
+        ):
+            pass
+        with (
+            exclusive(lock, what="the artifact"),
+            pytest.raises(LockHeld, match="the artifact is being written"),
+            shared(lock, what="the artifact"),
+        ):
+            pass
 
     @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
     def test_a_volume_without_locks_is_refused(

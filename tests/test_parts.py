@@ -42,6 +42,21 @@ def test_every_shard_is_of_one_part(n_shards: int, count: int) -> None:
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@pytest.mark.parametrize(
+    ("index", "count", "told"),
+    [
+        (0, None, "must be given together"),
+        (None, 2, "must be given together"),
+        (2, 2, "must be below shard_count 2"),
+        (-1, 2, "greater than or equal to 0"),
+        (0, 0, "greater than 0"),
+    ],
+)
+def test_numbers_that_make_no_part(index: int | None, count: int | None, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        run(index, count)
+
+
 def test_at_once_in_one_folder(jobs: WarmJobs, tmp_path: Path) -> None:
     home = {"HF_HOME": str(tmp_path / "hf")}
     flags = tiny.preprocess_flags(num_workers=1, artifact_name="made", shard_count=3)

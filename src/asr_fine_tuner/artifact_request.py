@@ -101,7 +101,7 @@ def resolve_request(parameters: PreprocessParameters) -> ArtifactRequest:
     model = model_format(public_name(parameters.model_id), files.revision, files.folder)
     encoding = _encoding(parameters, language, model)
     settings = EncoderSettings(
-        model_folder=files.folder,
+        model_folder=files.folder.absolute(),
         language_code=language.code,
         task=parameters.task,
         min_duration=encoding.min_duration,
