@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
+from loopback.hub import LoopbackHub
 from tiny_training import changed, given_of, log_history, short_run, weights_of
 from warm_jobs import Disturbance, WarmJobs
 
@@ -92,13 +92,11 @@ def test_the_grace_time_is_the_one_asked_for(jobs: WarmJobs, parameters: TrainPa
     assert (stopped.result["status"], stopped.result["exit_code"]) == ("interrupted", 143)
 
 
-def test_nothing_is_published(
-    jobs: WarmJobs, hub: Callable[..., object], parameters: TrainParameters, tmp_path: Path
-) -> None:
+def test_nothing_is_published(jobs: WarmJobs, hub: LoopbackHub, parameters: TrainParameters, tmp_path: Path) -> None:
     run = tmp_path / "run"
     given = given_of(changed(parameters, output_dir=run, max_steps=1, eval_steps=1, publish=True))
     at = "os.rename model/.README.md.PID.tmp"
     stopped = jobs.run("train", given, env={"HF_TOKEN": "hf_test"}, disturbance=_terminated(run, at))
     assert stopped.returncode == 143, stopped.stderr
     assert f"the finished model is in {run / 'model'}" in stopped.result["error"]["given"]
-    assert not hub.requested("/commit/")  # type: ignore[attr-defined]
+    assert not hub.requested("/commit/")

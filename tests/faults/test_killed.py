@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tiny
 from tiny_training import changed, given_of, log_history, weights_of
@@ -19,9 +18,6 @@ from asr_fine_tuner import TrainParameters
 from asr_fine_tuner.checkpoints import SEAL_NAME, checkpoints_in, is_complete
 from asr_fine_tuner.files import mismatches
 from asr_fine_tuner.manifest import MANIFEST_NAME, read_manifest
-
-if TYPE_CHECKING:
-    pass
 
 
 def _worth_a_kill(boundaries: Iterable[str]) -> list[str]:
