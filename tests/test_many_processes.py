@@ -276,14 +276,17 @@ def test_nodes_without_a_common_folder_do_not_continue(
 
 
 def test_memory_that_one_rank_lacks_makes_the_micro_batches_of_all_smaller(
-    one: TrainParameters, jobs: WarmJobs, tmp_path: Path
+    one: TrainParameters, of_one: TrainResult, jobs: WarmJobs, tmp_path: Path
 ) -> None:
-    given = {**_of_two(one, tmp_path / "run"), "max_steps": 2}
+    run = tmp_path / "run"
+    given = {**_of_two(one, run), "max_steps": 2}
     both = _started(jobs, given, disturbance_of_second=Disturbance(clips_at_once=1))
     first, second = (job.wait() for job in both)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     told = {name: first.result[name] for name in ("processes", "train_batch_size", "grad_accum_steps")}
     assert told == {"processes": 2, "train_batch_size": 1, "grad_accum_steps": 2}
-    results = json.loads((tmp_path / "run" / "model" / "results.json").read_text())
+    for our, their in zip(log_history(run), log_history(of_one.model_dir.parent)[:2], strict=False):
+        assert (our["loss"], our["grad_norm"]) == pytest.approx((their["loss"], their["grad_norm"]), rel=1e-4)
+    results = json.loads((run / "model" / "results.json").read_text())
     assert results["hyperparameters"]["effective_batch_size"] == 4
     assert results["hyperparameters"]["gradient_checkpointing"] is True

@@ -11,7 +11,7 @@ from asr_fine_tuner import PermanentError
 from asr_fine_tuner.checkpoints import SEAL_NAME, sealed
 from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.metrics import score
-from asr_fine_tuner.run_folder import Identity, RunFolder, run_id
+from asr_fine_tuner.run_folder import Identity, RunFolder, effective_batch, run_id
 
 IDENTITY: Identity = {"artifact": "abc", "learning_rate": 1e-5, "max_steps": 100, "freeze_encoder": False}
 
@@ -47,6 +47,31 @@ def test_another_run_is_told_with_both_values(run: RunFolder) -> None:
     assert "freeze_encoder" not in error.given
     assert "--output_dir" in error.action
     assert json.loads((run.folder / "run.json").read_text()) == IDENTITY, "the folder stays that of the first run"
+
+
+_BEGUN = {**IDENTITY, "train_batch_size": 4, "grad_accum_steps": 2, "processes": 2}
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"train_batch_size": 16, "grad_accum_steps": 1, "processes": 1},  # the same clips to a step
+        {"train_batch_size": 2, "grad_accum_steps": 2, "processes": 4},
+        {"train_batch_size": 4, "grad_accum_steps": 2, "processes": 3},  # the same parameters
+    ],
+)
+def test_a_run_keeps_the_batch_it_was_begun_with(batch: dict[str, int], run: RunFolder) -> None:
+    assert run.claim(_BEGUN, resume=True) == _BEGUN
+    assert run.claim({**_BEGUN, **batch}, resume=True) == _BEGUN
+    assert effective_batch(_BEGUN) == 16
+
+
+@pytest.mark.parametrize("other", [{"train_batch_size": 8}, {"grad_accum_steps": 1, "processes": 1}])
+def test_another_batch_is_another_run(other: dict[str, int], run: RunFolder) -> None:
+    run.claim(_BEGUN, resume=True)
+    error = _refusal(run, {**_BEGUN, **other})
+    for name, value in other.items():
+        assert f"{name} {_BEGUN[name]} rather than {value}" in error.given
 
 
 def test_without_resume_an_empty_folder_is_taken_and_a_used_one_refused(run: RunFolder) -> None:
