@@ -52,8 +52,9 @@ class ArtifactRepository:
 
     def manifest(self) -> Manifest | None:
         """That of the artifact which the repository holds now, if it holds one."""
-        folder = hub.download_artifact(self.repo_id, None, [MANIFEST_NAME])
-        return read_manifest(folder) if (folder / MANIFEST_NAME).is_file() else None
+        if MANIFEST_NAME not in hub.artifact_files(self.repo_id):
+            return None
+        return read_manifest(hub.download_artifact(self.repo_id, None, [MANIFEST_NAME]))
 
     @property
     def url(self) -> str:

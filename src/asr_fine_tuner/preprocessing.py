@@ -124,18 +124,17 @@ class _Job:
             return self._finish(begun, bytes_fetched)
 
     def make_part(self, part: Part) -> PreprocessResult | PartResult:
-        bytes_fetched, n_shards = 0, len(self.request.plan.shards)
-        shards_of_part, shards_done = 0, n_shards
+        n_shards = len(self.request.plan.shards)
+        tasks = part.of(self.request.tasks(WorkingFolder(self.home.partial)))
+        bytes_fetched, shards_done = 0, n_shards
         with joined(self.home, self.request, part, overwrite=self.parameters.overwrite) as begun:
             if isinstance(begun, WorkingFolder):
-                tasks = part.of(self.request.tasks(begun))
-                bytes_fetched = self._encode(tasks)
-                shards_of_part, shards_done = len(tasks), begun.n_recorded()
+                bytes_fetched, shards_done = self._encode(tasks), begun.n_recorded()
         told = PartResult(
             artifact_name=self.home.name,
             shard_index=part.index,
             shard_count=part.count,
-            shards_of_part=shards_of_part,
+            shards_of_part=len(tasks),
             shards_done=shards_done,
             shards=n_shards,
             bytes_fetched=bytes_fetched + self.request.bytes_fetched,
