@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from test_imports import imports_of, our_modules, tree_of
 
 from asr_fine_tuner.command_line import read_parameters
 from asr_fine_tuner.parameters import JobParameters, PreprocessParameters, TrainParameters
@@ -57,6 +58,17 @@ def test_services_are_made_and_run_as_the_images_are_meant(service: str) -> None
 def test_all_that_is_written_goes_to_the_volume() -> None:
     folders = dict(re.findall(r"^(?:ENV|   ) (\w+)=(/\S*?)(?: \\)?$", DOCKERFILE, re.MULTILINE))
     assert {name for name, folder in folders.items() if Path(folder).is_relative_to("/data")} == WRITTEN_TO
+
+
+def test_the_preprocess_image_lacks_nothing_that_its_job_imports() -> None:
+    (left_out,) = re.findall(r"uninstall --quiet --yes \\\n(.*)$", DOCKERFILE, re.MULTILINE)
+    reached, waiting = set[str](), {"preprocessing", "outcome"}
+    while waiting:
+        reached |= waiting
+        waiting = {name for module in waiting for name in our_modules(tree_of(module))} - reached
+    imported = {name.partition(".")[0] for module in reached for name in imports_of(tree_of(module))}
+    assert {"librosa", "torch", "transformers"} <= imported
+    assert not imported & set(left_out.split())
 
 
 def test_the_images_have_the_version_of_the_project() -> None:
