@@ -270,7 +270,7 @@ def test_nodes_without_a_common_folder_do_not_continue(
     both = _started(jobs, _of_two(one, run), _of_two(one, elsewhere))
     first, second = (job.wait() for job in both)
     assert (first.returncode, second.returncode) == (2, 2), first.stderr + second.stderr
-    assert f"rank 1: no whole {elsewhere / 'checkpoint-7'} on" in first.result["error"]["given"]
+    assert f"rank 1: no {elsewhere / 'checkpoint-7'} on" in first.result["error"]["given"]
     assert "shared volume" in first.result["error"]["action"]
     assert not elsewhere.exists()
 

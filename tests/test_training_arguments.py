@@ -15,7 +15,7 @@ from tiny_training import changed, fine_tuning_of
 from transformers import WhisperForConditionalGeneration
 
 from asr_fine_tuner import PermanentError, TrainParameters
-from asr_fine_tuner.training_arguments import DevicePlan, plan_device, training_arguments, training_bytes
+from asr_fine_tuner.training_arguments import DevicePlan, common_plan, plan_device, training_arguments, training_bytes
 
 TESTS = Path(__file__).parent
 
@@ -70,6 +70,22 @@ def test_the_parameter_is_the_trainers_argument(name: str, tmp_path: Path) -> No
     value, argument, default = ARGUMENTS[name]
     assert getattr(_arguments(TrainParameters(), tmp_path), argument) == default
     assert getattr(_arguments(changed(TrainParameters(), **{name: value}), tmp_path), argument) == value
+
+
+def test_ranks_share_the_order_of_the_clips_and_nothing_else_that_is_drawn(tmp_path: Path) -> None:
+    plan = DevicePlan("cpu", "fp32", gradient_checkpointing=False)
+    first, second = (training_arguments(TrainParameters(), tmp_path, plan, rank) for rank in (0, 1))
+    assert (first.seed, second.seed) == (42, 43)
+    assert first.data_seed == second.data_seed == 42
+
+
+@pytest.mark.parametrize(
+    ("precisions", "common"), [(["bf16", "bf16"], "bf16"), (["bf16", "fp16"], "fp16"), (["fp16", "bf16"], "fp16")]
+)
+def test_devices_of_several_ranks_do_what_all_of_them_can(precisions: list[str], common: str) -> None:
+    plans = [DevicePlan(f"GPU {rank}", precision, bool(rank)) for rank, precision in enumerate(precisions)]
+    assert common_plan(plans) == DevicePlan("GPU 0", common, gradient_checkpointing=True)
+    assert common_plan(plans[:1]) == plans[0]
 
 
 def test_no_parameter_is_left_without_a_proof() -> None:

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerState
 from asr_fine_tuner.artifact import SPLITS
 from asr_fine_tuner.base_model import load_base_model, set_spec_augment
 from asr_fine_tuner.batches import BatchSizes, ClipDataset
-from asr_fine_tuner.checkpoints import is_complete, step_of
+from asr_fine_tuner.checkpoints import SEAL_NAME, step_of
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.finished_run import FinishedRun
@@ -180,17 +180,10 @@ class FineTuning:
             self.trainer.train()
             return
         checkpoint = self.run.folder / checkpoint.name
+        seal = self.ranks.from_first((checkpoint / SEAL_NAME).read_bytes)
         with self.ranks.together():
-            self._refuse_unseen(checkpoint)
+            _refuse_unseen(checkpoint, seal)
         self._continue(checkpoint)
-
-    def _refuse_unseen(self, checkpoint: Path) -> None:
-        if not self.ranks.first and not is_complete(checkpoint):
-            raise PermanentError(
-                given=f"no whole {checkpoint.absolute()} on {platform.node()}, while the first rank sees one",
-                expected="one --output_dir for all nodes, on a volume that they share",
-                action="give all nodes the same --output_dir on a shared volume, or continue on the node that has it",
-            )
 
     def _continue(self, checkpoint: Path) -> None:
         logger.info("continuing from step %d of %d", step_of(checkpoint), self.parameters.max_steps)
@@ -275,6 +268,24 @@ class FineTuning:
         evaluation = assess()
         self.ranks.from_first(lambda: self.run.keep_evaluation(name, evaluation))
         return evaluation
+
+
+def _refuse_unseen(checkpoint: Path, seal: bytes) -> None:
+    """
+    Raises:
+        PermanentError: there is no such checkpoint here, or not the one with this seal, which the first rank verified.
+    """
+    try:
+        if (checkpoint / SEAL_NAME).read_bytes() == seal:
+            return
+        given = f"another {checkpoint.absolute()} on {platform.node()} than the first rank sees"
+    except FileNotFoundError:
+        given = f"no {checkpoint.absolute()} on {platform.node()}, while the first rank sees one"
+    raise PermanentError(
+        given=given,
+        expected="one --output_dir for all nodes, on a volume that they share",
+        action="give all nodes the same --output_dir on a shared volume, or continue on the node that has it",
+    )
 
 
 def _state_in(path: Path) -> TrainerState:

@@ -163,7 +163,8 @@ class Ranks:
 
     def _announce(self, failure: Exception) -> None:
         if not self.first:
-            reason = str(failure) if isinstance(failure, JobError) else "".join(traceback.format_exception(failure))
+            expected = isinstance(failure, (JobError, torch.OutOfMemoryError))
+            reason = str(failure) if expected else "".join(traceback.format_exception(failure))
             logger.critical("rank %d of %d, on %s: %s", self.rank, self.size, platform.node(), reason)
         if self._notices is not None:
             with self._in_contact():
