@@ -49,6 +49,7 @@ LAYERS = (
     ("batches", "checkpoints", "evaluation", "model_folder", "results", "tracking", "training_arguments"),
     ("best_weights", "training_input", "run_folder", "reporting", "curves", "model_card", "memory"),
     ("ranks", "base_model"),
+    ("joining",),
     ("transcribing", "run_size"),
     ("trainer",),
     ("finished_run",),

@@ -1,4 +1,4 @@
-"""ranks.py: what ranks tell one another, and that an error of one is an error of all."""
+"""ranks.py and joining.py: what ranks tell one another, and that an error of one is an error of all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import pytest
 import torch
 
 from asr_fine_tuner import InterruptedJob, PermanentError, TransientError
+from asr_fine_tuner.joining import joined_ranks
 from asr_fine_tuner.launch import Launch
-from asr_fine_tuner.ranks import Ranks, joined_ranks
+from asr_fine_tuner.ranks import Ranks
 from asr_fine_tuner.run_folder import Identity
 from asr_fine_tuner.training import _refuse_another_job
 
@@ -207,10 +209,19 @@ def test_alone_nothing_is_exchanged() -> None:
     assert raised.value is error
 
 
+def test_processes_that_do_not_find_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    for name, value in {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("asr_fine_tuner.joining._TO_FIND_ONE_ANOTHER", timedelta(seconds=1))
+    with pytest.raises(TransientError, match=r"2 processes of the job did not find one another at 127\.0\.0\.1:9"):
+        joined_ranks().__enter__()
+
+
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr("asr_fine_tuner.ranks._backend", lambda: "gloo")
+    monkeypatch.setattr("asr_fine_tuner.joining._backend", lambda: "gloo")
     first, second = in_two_ranks(lambda ranks: ranks.meet())
     assert isinstance(first, PermanentError)
     assert "2 processes on" in first.given

@@ -61,7 +61,7 @@ def train_in(project: Project, run: Run | None, given: TrainParameters) -> JobRe
     the output `model`.
     Raises what `train` raises, and TransientError or PermanentError where the platform fails or refuses.
     """
-    from asr_fine_tuner.ranks import joined_ranks
+    from asr_fine_tuner.joining import joined_ranks
 
     with joined_ranks() as ranks:
         consumed = None

@@ -9,30 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pickle
 import platform
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from asr_fine_tuner.errors import JobError, PermanentError, TransientError
-from asr_fine_tuner.launch import Launch, launch_of
+from asr_fine_tuner.errors import JobError, TransientError
+from asr_fine_tuner.launch import Launch
 from asr_fine_tuner.stop import raise_if_stopped
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-_joined: list[Ranks] = []  # none, or the one that this process has joined
 
-# A rank that is gone is noticed by its closed connection. What is waited for here is work: the download of a model, an
-# artifact's verification.
-_PATIENCE = timedelta(hours=12)
 # Gradients travel in pieces of this size, copied together: what that takes beside them is one piece.
 _BUCKET_BYTES = 64 << 20
 # Marks an error that all ranks raise, or that no rank can be told any more.
@@ -205,64 +198,6 @@ class Ranks:
             except JobError as told:
                 setattr(told, _TOLD, True)
                 raise
-
-
-@contextlib.contextmanager
-def joined_ranks() -> Iterator[Ranks]:
-    """Join the other processes of this job, when something launched several; what one of them raises, all raise.
-
-    Collectives are computed by NCCL between GPUs, and by Gloo between processors. Within the block it gives the same.
-
-    Raises:
-        PermanentError: more processes than GPUs on a node, or a way of splitting the model that is not supported.
-    """
-    launch = launch_of(os.environ)
-    if launch.processes == 1 or _joined:
-        yield _joined[0] if _joined else Ranks(launch)
-        return
-    _refuse_split_models()
-    store, rank, size = next(rendezvous("env://", launch.rank, launch.processes))
-    dist.init_process_group(_backend(), store=store, rank=rank, world_size=size)
-    ranks = Ranks(launch, dist.new_group(backend="gloo", timeout=_PATIENCE), store)
-    try:
-        with ranks.together():
-            with ranks.together():
-                _take_gpu(launch)
-            _joined.append(ranks)
-            yield ranks
-    except Exception:
-        ranks.part()
-        raise
-    finally:
-        _joined.clear()
-        dist.destroy_process_group()
-
-
-def _backend() -> str:
-    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-
-
-def _take_gpu(launch: Launch) -> None:
-    if not torch.cuda.is_available():
-        return
-    if launch.local_processes > torch.cuda.device_count():
-        raise PermanentError(
-            given=f"{launch.local_processes} processes on {platform.node()}, which has "
-            f"{torch.cuda.device_count()} GPUs",
-            expected="a GPU for each process",
-            action=f"start {torch.cuda.device_count()} on each node (--nproc-per-node, --num_processes)",
-        )
-    torch.cuda.set_device(launch.local_rank)
-
-
-def _refuse_split_models() -> None:
-    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"):
-        if os.environ.get(name, "false").lower() in ("true", "1"):
-            raise PermanentError(
-                given=f"{name}=true, as a configuration of accelerate sets it",
-                expected="the whole model in each process, which Whisper's size allows",
-                action="start with torchrun, or with accelerate launch --multi_gpu and another configuration",
-            )
 
 
 def _portable(failure: Exception | None, rank: int) -> bytes | None:

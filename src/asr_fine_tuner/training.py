@@ -16,6 +16,7 @@ from asr_fine_tuner.encoding import model_format
 from asr_fine_tuner.errors import ExitCode, JobError, PermanentError
 from asr_fine_tuner.files import exclusive
 from asr_fine_tuner.fine_tuning import FineTuning
+from asr_fine_tuner.joining import joined_ranks
 from asr_fine_tuner.locations import public_name
 from asr_fine_tuner.manifest import Manifest, ModelFormat
 from asr_fine_tuner.model_card import write_model_card
@@ -23,7 +24,7 @@ from asr_fine_tuner.model_folder import CURVES_NAME, RESULTS_NAME, published_fil
 from asr_fine_tuner.parameters import TrainParameters, default_model_name
 from asr_fine_tuner.platform_folders import platform_folders
 from asr_fine_tuner.quiet import quiet_libraries
-from asr_fine_tuner.ranks import Ranks, joined_ranks
+from asr_fine_tuner.ranks import Ranks
 from asr_fine_tuner.results import TrainingResults, read_results, results_table
 from asr_fine_tuner.run_folder import Identity, RunFolder, effective_batch, run_id
 from asr_fine_tuner.run_size import check_room
