@@ -94,8 +94,8 @@ def wait_until_both_fetch(hub: LoopbackHub, process: subprocess.Popen[str]) -> N
 
 def ended(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
     stdout, stderr = process.communicate(timeout=120)
-    assert stdout, stderr
-    return json.loads(stdout.splitlines()[-1]), stderr
+    (last_line,) = stdout.splitlines() or [stderr]
+    return json.loads(last_line), stderr
 
 
 def arrow_files(artifact: Path) -> dict[str, bytes]:
