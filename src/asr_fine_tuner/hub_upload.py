@@ -28,15 +28,19 @@ NOT_OF_AN_ARTIFACT = frozenset({".gitattributes", "README.md"})
 
 @dataclass(frozen=True, slots=True)
 class RepositoryKind:
-    """repo_type: as the Hub calls it. parameter: what names the repository. otherwise: how to do without one."""
+    """repo_type: as the Hub calls it. parameter: what names the repository. otherwise: how to do without one.
+    in_public: how to do with one that is not private.
+    """
 
     repo_type: str
     parameter: str
     otherwise: str
+    in_public: str
 
 
-MODEL = RepositoryKind("model", "--model_name", "leave out --publish")
-ARTIFACT = RepositoryKind("dataset", "--artifact_name", "give an --artifact_name without hf://")
+_WITHOUT = "give an --artifact_name without hf://"
+MODEL = RepositoryKind("model", "--model_name", otherwise="leave out --publish", in_public="leave out --private")
+ARTIFACT = RepositoryKind("dataset", "--artifact_name", otherwise=_WITHOUT, in_public=_WITHOUT)
 
 
 class Uploaded(NamedTuple):
@@ -89,8 +93,7 @@ def check_write_access(repo_id: str, *, private: bool, kind: RepositoryKind = MO
         raise PermanentError(
             given=f"the {kind.repo_type} {full_id}, to be private, is on the Hub already and public",
             expected="a private repository, or a new name",
-            action=f"make it private in its settings, choose another {kind.parameter}, or "
-            + ("leave out --private" if kind is MODEL else kind.otherwise),
+            action=f"make it private in its settings, choose another {kind.parameter}, or {kind.in_public}",
         )
     return full_id
 
