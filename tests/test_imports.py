@@ -31,7 +31,7 @@ LAYERS = (
     # dataset -> examples
     ("examples", "filetree", "holdout", "columns", "hub_errors"),
     ("patience", "clips", "splits", "range_reader", "checkpoint_files"),
-    ("hub_client",),
+    ("hub_client", "hub_ranges"),
     ("hub_upload",),
     ("hub", "parquet", "tables", "webdataset"),
     ("layout",),
@@ -66,7 +66,7 @@ LAYERS = (
 )
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
-_OF_THE_HUB = {"hub", "hub_client", "hub_upload"}
+_OF_THE_HUB = {"hub", "hub_client", "hub_ranges", "hub_upload"}
 # What is taken of the Hub's client elsewhere: paths, cards, names of errors, its bar. None of it makes a request.
 _LOCAL_PARTS_OF_THE_CLIENT = {
     "huggingface_hub.EvalResult",

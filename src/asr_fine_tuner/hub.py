@@ -1,12 +1,11 @@
 """The Hugging Face Hub: datasets, models and artifacts are read from it here, and `hub_upload` writes to it.
 
-No other module but these two and `hub_client` makes a request to it.
+No other module but these two, `hub_client` and `hub_ranges` makes a request to it.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -20,10 +19,11 @@ from asr_fine_tuner.checkpoint_files import (
     licence_in,
     refuse_without_weights,
 )
-from asr_fine_tuner.errors import PermanentError, TransientError
+from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.filetree import LocalFolder, StoredFile
 from asr_fine_tuner.hub_client import cached_tree, client, download_snapshot, list_files, resolve
 from asr_fine_tuner.hub_errors import RepositoryNotFound
+from asr_fine_tuner.hub_ranges import read_range
 from asr_fine_tuner.hub_upload import (
     ARTIFACT,
     NOT_OF_AN_ARTIFACT,
@@ -63,7 +63,6 @@ __all__ = [
 ]
 
 CONVERTED_BRANCH = "refs/convert/parquet"  # where the Hub keeps a parquet conversion of datasets that it can read
-_SMALL_READ = 1 << 16  # bytes: a parquet footer, as pyarrow asks for it; these are read again and again, and kept
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class HubTree:
         cached = self._cached(file)
         if cached is not None:
             return cached.open("rb")
-        fetch = functools.partial(_read_range, self.repo_id, self.commit, file.name)
+        fetch = functools.partial(read_range, self.repo_id, self.commit, file.name)
         return RangeReader(file.size, fetch)  # type: ignore[return-value]
 
     def open_whole(self, file: StoredFile) -> IO[bytes]:
@@ -252,55 +251,3 @@ def _download_dataset_file(repo_id: str, commit: str, name: str) -> Path:
         repo_id, name, repo_type="dataset", revision=commit, tqdm_class=traffic.counting_progress()
     )
     return Path(path)
-
-
-def _read_range(repo_id: str, commit: str, name: str, start: int, end: int) -> bytes:
-    fetch = _fetch_small_range if end - start <= _SMALL_READ else _fetch_range
-    return fetch(repo_id, commit, name, start, end)
-
-
-@with_patience
-def _fetch_range(repo_id: str, commit: str, name: str, start: int, end: int) -> bytes:
-    from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]
-        build_hf_headers,
-        hf_raise_for_status,
-        http_stream_backoff,
-    )
-
-    headers = build_hf_headers(token=os.environ.get("HF_TOKEN") or False)
-    content = bytearray()
-    with http_stream_backoff(
-        "GET",
-        hf_hub_url(repo_id, name, repo_type="dataset", revision=commit),
-        # Of a compressed answer the range would be one of the compressed bytes.
-        headers=headers | {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"},
-        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-        retry_on_exceptions=(),  # the client cannot repeat what fails while the body is read; patience does
-    ) as response:
-        if response.is_error:
-            response.read()  # the message is in the body
-        hf_raise_for_status(response)
-        if response.status_code != 206 and start > 0:
-            raise PermanentError(
-                given=f"{repo_id}: the server at {response.url.host} sends the whole of {name} when it is asked for "
-                f"bytes {start} to {end} (status {response.status_code})",
-                expected="a server that answers range requests (RFC 9110, section 14), as the Hub does",
-                action="check HF_ENDPOINT and the proxy settings, or download the dataset and give its folder",
-            )
-        for block in response.iter_bytes(_SMALL_READ):
-            content += block
-            if len(content) >= end - start:
-                break
-    traffic.count(len(content))
-    del content[end - start :]
-    if len(content) != end - start:
-        raise TransientError(
-            given=f"{repo_id}: {name} ended early",
-            expected=f"bytes {start} to {end}",
-            action="run the same command again",
-        )
-    return bytes(content)
-
-
-_fetch_small_range = functools.lru_cache(maxsize=128)(_fetch_range)  # a commit's files do not change
