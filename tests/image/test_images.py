@@ -25,6 +25,8 @@ IMAGES = {"preprocess": "localhost/asr-preprocess:test", "train": "localhost/asr
 DEMO = f"--volume={ROOT / 'demo'}:/opt/app/demo:ro"
 NAME = f"asr-test-{uuid4().hex[:8]}"
 PATHS = {"dataset_name": "/opt/app/demo/dataset", "model_id": "/opt/app/demo/model"}
+# Bytes of the train image with CUDA without its base, as it was measured with PyTorch 2.13.0 on x86-64.
+TRAIN_WITH_CUDA = 6.09e9
 # Steps enough to be stopped among them.
 SHORTER = {"max_steps": 60, "eval_steps": 60, "save_steps": 60, "warmup_steps": 5, "logging_steps": 1}
 
@@ -235,10 +237,9 @@ def test_files_belong_to_the_user_of_the_image(engine: Engine, volume: str) -> N
 
 
 def test_sizes(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
-    """The preprocess image is small because it has no CUDA, whose libraries alone are larger than this."""
     sizes = {target: engine.inspect(image)["Size"] for target, image in IMAGES.items()}
     base = engine.inspect(engine.base)["Size"]
     with capsys.disabled():
         for target, size in sizes.items():
             print(f"\n{target}: {size / 1e9:.2f} GB, {base / 1e9:.2f} GB of it the base", end="")
-    assert sizes["preprocess"] - base < 2.0e9
+    assert 3 * sizes["preprocess"] <= base + TRAIN_WITH_CUDA
