@@ -17,7 +17,7 @@ from asr_fine_tuner.batches import IGNORED_LABEL, Batch, ClipDataset, Collator
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.evaluation import Evaluation, generation_limit
 from asr_fine_tuner.labels import LabelEncoder
-from asr_fine_tuner.metrics import ErrorRateMetric, error_rate_metric
+from asr_fine_tuner.metrics import ErrorRateMetric, Scores, error_rate_metric
 from asr_fine_tuner.progress import progress_bar
 from asr_fine_tuner.ranks import Ranks
 from asr_fine_tuner.stop import raise_if_stopped
@@ -118,21 +118,15 @@ class Transcriber:
             metric = self._new_metric() if self._ranks.first else None
             own = self._transcribe_share(clips, what, limit, metric)
         shares = self._ranks.gather(own)
-
-        def scored() -> Evaluation:
-            for share in shares[1:]:
-                _add(share, clips, metric)
-            done = sorted((batch for share in shares for batch in share), key=lambda batch: batch.number)
-            predictions = [""] * len(clips)
-            for batch in done:
-                for index, transcript in zip(batch.indices, batch.transcripts, strict=True):
-                    predictions[index] = transcript
-            # Summed in the order of the batches, whoever had them: the loss has the same bits for any number of ranks.
-            loss = sum(batch.loss for batch in done) / sum(batch.n_labels for batch in done)
-            assert metric is not None  # noqa: S101 - only the first rank scores
-            return Evaluation(metric.compute(), loss, predictions, limit, time.monotonic() - began)
-
-        return self._ranks.from_first(scored)
+        scores = self._ranks.from_first(lambda: _scores(metric, shares[1:], clips))
+        # In the order of the batches, whoever had them: the loss has the same bits for any number of ranks.
+        done = sorted((batch for share in shares for batch in share), key=lambda batch: batch.number)
+        loss = sum(batch.loss for batch in done) / sum(batch.n_labels for batch in done)
+        predictions = [""] * len(clips)
+        for batch in done:
+            for index, transcript in zip(batch.indices, batch.transcripts, strict=True):
+                predictions[index] = transcript
+        return Evaluation(scores, loss, predictions, limit, time.monotonic() - began)
 
     def _transcribe_share(
         self, clips: ClipDataset, what: str, limit: int, metric: ErrorRateMetric | None
@@ -194,6 +188,14 @@ class Transcriber:
     @property
     def _prompt_length(self) -> int:
         return len(self._labels.tokenizer.prefix_tokens)
+
+
+def _scores(metric: ErrorRateMetric | None, of_others: list[list[TranscribedBatch]], clips: ClipDataset) -> Scores:
+    """Of the batches that the first rank has added to the metric, and of those of the others."""
+    assert metric is not None  # noqa: S101 - the first rank has one
+    for share in of_others:
+        _add(share, clips, metric)
+    return metric.compute()
 
 
 def _add(done: list[TranscribedBatch], clips: ClipDataset, metric: ErrorRateMetric | None) -> None:
