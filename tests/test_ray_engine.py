@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from dataclasses import dataclass
@@ -64,14 +65,17 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     home = tmp_path_factory.mktemp("ray") / "hf"
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000}
-    with pytest.MonkeyPatch.context() as patched:
+    # Not below pytest's folder: a socket's path has at most 107 characters.
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, pytest.MonkeyPatch.context() as patched:
         # What the nodes' processes inherit.
         for name, value in {"HF_HOME": home, "HF_HUB_ETAG_TIMEOUT": 60, "RAY_USAGE_STATS_ENABLED": 0}.items():
             patched.setenv(name, str(value))
-        cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        head = {**node, "include_dashboard": False, "temp_dir": folder}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         second = cluster.add_node(**node)
-    yield TwoNodes(cluster, second, home)
-    cluster.shutdown()
+        patched.undo()
+        yield TwoNodes(cluster, second, home)
+        cluster.shutdown()
     for number, handler in before.items():
         signal.signal(number, handler)
 
