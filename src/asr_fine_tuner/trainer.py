@@ -171,9 +171,10 @@ class WhisperTrainer(Seq2SeqTrainer):
         return prepared
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
+        if "loss" in logs or "train_loss" in logs:  # the totals at the end come after steps that were not logged
             self._stop_clock()
-            logs["audio_seconds_per_second"] = self.ranks.sum(self._audio_seconds) / self._training_seconds
+            if self._training_seconds:
+                logs["audio_seconds_per_second"] = self.ranks.sum(self._audio_seconds) / self._training_seconds
             logs["train_seconds"] = train_seconds(self.state) + self._training_seconds
             self._audio_seconds = self._training_seconds = 0.0
         super().log(logs, start_time)
