@@ -96,10 +96,11 @@ def test_images_of_the_page_can_be_built() -> None:
 def test_the_jobs_understand_the_commands_of_the_page(command: list[str]) -> None:
     """Parameters follow the image or the service of a job; where the entry point is another, the module it runs."""
     if "--entrypoint" in command:
-        last = max(at for at, part in enumerate(command) if part in ("demo", "jobs.preflight", "jobs.train"))
+        last = max(at for at, part in enumerate(command) if part in ("jobs.preflight", "jobs.train"))
         kind: type[JobParameters] = TrainParameters
     else:
-        last = next(at for at, part in enumerate(command) if part.removeprefix("asr-") in JOBS)
-        kind = JOBS[command[last].removeprefix("asr-")]
+        name = re.compile(f"(?:asr-)?({'|'.join(JOBS)})(?:-cpu)?")
+        last, job = next((at, found[1]) for at, part in enumerate(command) if (found := name.fullmatch(part)))
+        kind = JOBS[job]
     given = read_parameters(kind, "job", command[last + 1 :])
     assert "fleurs" in f"{given.dataset_name}{given.artifact_name}" or given.dataset_name == "/speech"
