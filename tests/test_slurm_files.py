@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Slurm runs on L
 _PROGRAMS = {
     # Not the signal: on SIGTERM the real one kills its tasks, so that nothing is saved.
     "srun": """
-        while [[ $1 == --* ]]; do shift; done
+        while [[ $1 == --* ]]; do echo "$1" >> "$FOLDER/srun_options"; shift; done
         trap 'touch "$FOLDER/srun_was_signalled"' TERM
         "$@" & echo $! > "$FOLDER/task"
         wait $! || code=$?; exit ${code:-0}
@@ -247,6 +247,12 @@ def test_only_what_the_job_needs_comes_into_the_image(cluster: Cluster) -> None:
     assert {"--nv", "--cleanenv", f"{cluster.folder}/data:/data"} <= set(arguments)
     assert (cluster.folder / "data").is_dir()
     assert not cluster.requeued
+
+
+def test_a_task_gets_the_cores_that_the_job_was_given(cluster: Cluster) -> None:
+    code, told = cluster.run("train", SLURM_CPUS_PER_TASK="6")
+    assert code == 0, told
+    assert "--cpus-per-task=6" in (cluster.folder / "srun_options").read_text().split()
 
 
 def test_every_task_of_an_array_makes_its_own_part(cluster: Cluster) -> None:

@@ -10,7 +10,8 @@ run_step() {
   mkdir -p "$DATA"
   read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   export MASTER_ADDR
-  srun --wait=300 "$SLURM_SUBMIT_DIR/task.bash" "$@" &
+  # srun does not take the number of cores from sbatch, and gives a task one (since Slurm 22.05).
+  srun --wait=300 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "$SLURM_SUBMIT_DIR/task.bash" "$@" &
   local step=$! code signalled
   # To the job's processes: srun itself, when it gets SIGTERM, kills them.
   trap 'signalled=1; scancel --quiet --signal=TERM "$SLURM_JOB_ID" || true' TERM
