@@ -51,7 +51,7 @@ _PROGRAMS = {
 
 # The image: a variable comes in as APPTAINERENV_X, a folder by --bind, and the entry point is the job of its name.
 _APPTAINER = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 
 folder, arguments = Path(os.environ["FOLDER"]), sys.argv[1:]
@@ -77,6 +77,10 @@ class Result:
         return {}
 
 def run(parameters):
+    if outcome == "bug":
+        raise KeyError(outcome)
+    if outcome.startswith("SIG"):
+        os.kill(os.getpid(), signal.Signals[outcome])
     error = {"permanent": PermanentError, "transient": TransientError}.get(outcome)
     if error:
         raise error(given="it", expected="something else", action="change it")
@@ -191,10 +195,13 @@ def test_slurm_warns_in_time_and_may_put_the_job_back(job: str) -> None:
     [
         ("permanent", ExitCode.PERMANENT, False),
         ("transient", ExitCode.TRANSIENT, True),
+        ("bug", ExitCode.BUG, False),
+        ("SIGKILL", 128 + signal.SIGKILL, True),
+        ("SIGABRT", 128 + signal.SIGABRT, True),
     ],
 )
 def test_a_job_goes_back_where_the_same_command_helps(
-    cluster: Cluster, outcome: str, code: ExitCode, requeued: bool
+    cluster: Cluster, outcome: str, code: int, requeued: bool
 ) -> None:
     assert cluster.run("train", "--max_steps", "10", OUTCOME=outcome)[0] == code
     assert cluster.requeued is requeued

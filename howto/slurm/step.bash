@@ -21,9 +21,10 @@ run_step() {
     wait "$step" || code=$?
     ((signalled))
   do :; done
-  # 75: something passing; 143: stopped, and what is done is saved. A job that Slurm is ending does not run any more:
-  # a preempted one goes back by itself, and a cancelled one shall not.
-  if ((code == 75 || code == 143)) && [[ $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) == RUNNING ]]; then
+  # 1: a bug; 2: permanent. After all else the same command continues: 75, 143, and what a lost task leaves. For srun tells
+  # the highest code of all tasks, so that 137 of one that was killed hides the 75 of those that noticed it. A job that
+  # Slurm is ending does not run any more: a preempted one goes back by itself, and a cancelled one shall not.
+  if ((code > 2)) && [[ $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) == RUNNING ]]; then
     if ((${SLURM_RESTART_COUNT:-0} < RESTARTS)); then
       scontrol requeue "$SLURM_JOB_ID"
     else
