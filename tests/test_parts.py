@@ -122,11 +122,38 @@ class TestOneAfterAnother:
             run(1, 2, dataset_name=str(dataset))
         assert merged(run(1, 2, dataset_name=str(dataset), max_rejected_fraction=0.5)).rejected == {"empty": 3}
 
-    def test_of_another_request_what_is_unfinished_goes_and_what_is_finished_stays(self) -> None:
+    def test_shards_of_another_request_are_kept_unless_they_are_to_be_overwritten(self) -> None:
         run(0, 2)
-        told = run(0, 2, max_train_samples=24)
+        before = tiny.contents(ArtifactHome.of("made").partial)
+        for index in (0, 1, None):
+            with pytest.raises(PermanentError, match="'made', under which a different one is unfinished") as caught:
+                run(index, None if index is None else 2, min_duration=0.2)
+            assert caught.value.given.endswith("(shards done: 5); asked for, found: min_duration: 0.2 and 0.1")
+            assert "--overwrite true" in caught.value.action
+        assert tiny.contents(ArtifactHome.of("made").partial) == before
+        told = run(0, 2, min_duration=0.2, overwrite=True)
         assert isinstance(told, PartResult)
-        assert told.shards_done == told.shards_of_part < 5
+        assert told.shards_done == told.shards_of_part == 5
+        assert merged(run(1, 2, min_duration=0.2)).artifact.is_dir()
+
+    def test_a_dataset_that_moved_does_not_end_what_was_begun(self, tmp_path: Path) -> None:
+        rows = tiny.all_splits()
+        dataset = tiny.write_dataset(tmp_path / "moving", rows)
+        run(0, 2, dataset_name=str(dataset))
+        rows["train"].append(tiny.Row(tiny.spoken(7), "Una frase in più."))
+        tiny.write_dataset(dataset, rows)
+        with pytest.raises(
+            PermanentError, match=r"\(shards done: 1\).*: revision: 'sha256:\w+' and 'sha256:\w+'; its division"
+        ):
+            run(1, 2, dataset_name=str(dataset))
+
+    def test_a_folder_in_which_no_shard_is_done_is_taken(self) -> None:
+        run(0, 11)
+        told = run(0, 11, min_duration=0.2)
+        assert isinstance(told, PartResult)
+        assert told.shards_done == 0
+
+    def test_a_finished_artifact_stays_until_another_is_whole(self) -> None:
         made = merged(run(None, None, max_train_samples=24))
         with pytest.raises(PermanentError, match="taken by a different artifact"):
             run(0, 2)

@@ -223,15 +223,26 @@ class TestUnfinished:
         others = {**artifact_request.recorded_versions(), package: "0.0.0"}
         assert others != artifact_request.recorded_versions()
         monkeypatch.setattr("importlib.metadata.version", others.__getitem__)
-        made = run(small)
+        with pytest.raises(PermanentError, match=rf"version of {package}: 0\.0\.0 and \d") as caught:
+            run(small)
+        assert "package versions" in caught.value.expected
+        made = run(small, overwrite=True)
         assert "continuing" not in messages.text
         assert read_manifest(made.artifact).versions[package] == "0.0.0"
+
+    def test_one_of_a_package_that_kept_another_record(self, small: Path) -> None:
+        (ArtifactHome.of("small-it-model").partial / "identity").write_text("0" * 64)
+        with pytest.raises(PermanentError, match="how cannot be told: another version of this package"):
+            run(small)
+        assert not run(small, overwrite=True).reused
 
     def test_another_division_into_shards(
         self, small: Path, messages: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("asr_fine_tuner.dataset._SHARD_EXAMPLES", (2, 2))
-        made = run(small)
+        with pytest.raises(PermanentError, match="found: its division into shards"):
+            run(small)
+        made = run(small, overwrite=True)
         assert "continuing" not in messages.text
         assert tiny.contents(made.artifact) == tiny.contents(run(small, artifact_name="undisturbed").artifact)
 

@@ -18,9 +18,10 @@ logger = logging.getLogger(__name__)
 def begin(home: ArtifactHome, request: ArtifactRequest, *, overwrite: bool) -> Manifest | WorkingFolder:
     """The finished artifact of the request, else the folder to make it in, with what was made before.
 
-    The caller holds the home's lock alone. What another request left unfinished there is removed.
+    The caller holds the home's lock alone.
     Raises:
-        PermanentError: a finished artifact of another request, or of another version, is there, without `overwrite`.
+        PermanentError: an artifact of another request, or of another version, is there, or shards of one, without
+            `overwrite`.
     """
     _settle_replacement(home)
     existing = _existing(home, overwrite=overwrite)
@@ -30,7 +31,7 @@ def begin(home: ArtifactHome, request: ArtifactRequest, *, overwrite: bool) -> M
         logger.warning("artifact %s is damaged (%s) and is made anew", home.name, "; ".join(problems))
     elif existing and not overwrite:
         raise request.name_is_taken(home.name, existing)
-    return _working_folder(home, request)
+    return _working_folder(home, request, overwrite=overwrite)
 
 
 def move_into_place(work: WorkingFolder, home: ArtifactHome) -> None:
@@ -54,13 +55,16 @@ def _existing(home: ArtifactHome, *, overwrite: bool) -> Manifest | None:
         raise
 
 
-def _working_folder(home: ArtifactHome, request: ArtifactRequest) -> WorkingFolder:
+def _working_folder(home: ArtifactHome, request: ArtifactRequest, *, overwrite: bool) -> WorkingFolder:
     work = WorkingFolder(home.partial)
     identity = request.identity_of_work
     if work.is_for(identity):
         logger.info("continuing the unfinished artifact in %s", home.partial)
         work.remove_leftovers()
         return work
+    # Without `artifact` it is what is left of one that was moved into place.
+    if not overwrite and work.artifact.is_dir() and work.n_recorded():
+        raise request.name_is_begun(home.name, work)
     if home.partial.exists():
         shutil.rmtree(home.partial)
     work.create(identity)

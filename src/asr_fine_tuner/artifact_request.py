@@ -6,14 +6,17 @@ import importlib.metadata
 import logging
 from dataclasses import dataclass
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from asr_fine_tuner import hub
 from asr_fine_tuner.dataset import DatasetPlan, resolve_dataset
 from asr_fine_tuner.encoding import EncoderSettings, model_format, shared_encoder
 from asr_fine_tuner.errors import PermanentError
-from asr_fine_tuner.files import sha256_of_json
+from asr_fine_tuner.files import canonical_json, sha256_of_json
 from asr_fine_tuner.languages import Language, resolve_language
 from asr_fine_tuner.locations import is_on_hub, public_name
 from asr_fine_tuner.manifest import (
+    FORMAT,
     DatasetOrigin,
     Encoding,
     Manifest,
@@ -45,6 +48,22 @@ def recorded_versions() -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in _DECIDE_THE_BYTES}
 
 
+class _Begun(BaseModel):
+    """What an unfinished artifact may be continued for: the same request, packages and division into shards.
+
+    shards: hash of the division.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    format: int
+    model: ModelFormat
+    dataset: DatasetOrigin
+    encoding: Encoding
+    versions: dict[str, str]
+    shards: str
+
+
 @dataclass(frozen=True, slots=True)
 class ArtifactRequest:
     """bytes_fetched: bytes of the dataset that came over the network to plan its shards."""
@@ -63,31 +82,69 @@ class ArtifactRequest:
 
     @property
     def identity_of_work(self) -> str:
-        """Hash of what an unfinished artifact may be continued for: the same request, packages and division into
-        shards."""
+        """What an unfinished artifact may be continued for, as text that is the same for the same."""
+        return canonical_json(self._begun.model_dump(mode="json"))
+
+    @property
+    def _begun(self) -> _Begun:
         shards = [
             # As text: a hold-out of a million rows is hashed in no time, and a range as what it is.
             [shard.shard.n_examples, {split: str(rows) for split, rows in shard.rows.items()}]
             for shard in self.plan.shards
         ]
-        return sha256_of_json([self.identity, recorded_versions(), shards])
+        return _Begun(
+            format=FORMAT,
+            model=self.model,
+            dataset=self.origin,
+            encoding=self.encoding,
+            versions=recorded_versions(),
+            shards=sha256_of_json(shards),
+        )
 
     def tasks(self, work: WorkingFolder) -> list[ShardTask]:
         return [ShardTask(index, shard, work, self.settings) for index, shard in enumerate(self.plan.shards)]
 
     def name_is_taken(self, name: str, existing: Manifest) -> PermanentError:
         """What to raise when an artifact of that name is of another request."""
-        pairs = (
-            (self.model, existing.model),
-            (self.origin, existing.dataset),
-            (self.encoding, existing.encoding),
-        )
-        differences = [line for given, found in pairs for line in describe_differences(given, found)]
+        differences = self._differences(existing)
         return PermanentError(
             given=f"artifact name {name!r}, taken by a different artifact (asked for, found): {'; '.join(differences)}",
             expected="a free name, or the parameters that artifact was made with",
             action="give another --artifact_name, or --overwrite to replace it",
         )
+
+    def name_is_begun(self, name: str, work: WorkingFolder) -> PermanentError:
+        """What to raise when an unfinished artifact of that name cannot be continued for this request."""
+        try:
+            found = _Begun.model_validate_json(work.begun_for())
+        except (FileNotFoundError, ValidationError):
+            differences = ["how cannot be told: another version of this package wrote it, or it is damaged"]
+        else:
+            now = self._begun
+            differences = [*self._differences(found), *_other_versions(now.versions, found.versions)]
+            if now.format != found.format:
+                differences.append(f"format: {now.format} and {found.format}")
+            if now.shards != found.shards:
+                differences.append("its division into shards")
+        return PermanentError(
+            given=f"artifact name {name!r}, under which a different one is unfinished (shards done: "
+            f"{work.n_recorded()}); asked for, found: {'; '.join(differences)}",
+            expected="a free name, or the parameters, dataset and package versions that it was begun with",
+            action="give what it was begun with to continue it; where that cannot be had again, --overwrite true "
+            "begins anew without its shards, and another --artifact_name beside them",
+        )
+
+    def _differences(self, found: Manifest | _Begun) -> list[str]:
+        pairs = ((self.model, found.model), (self.origin, found.dataset), (self.encoding, found.encoding))
+        return [line for asked, other in pairs for line in describe_differences(asked, other)]
+
+
+def _other_versions(now: dict[str, str], found: dict[str, str]) -> list[str]:
+    return [
+        f"version of {package}: {now.get(package)} and {found.get(package)}"
+        for package in sorted({*now, *found})
+        if now.get(package) != found.get(package)
+    ]
 
 
 def resolve_request(parameters: PreprocessParameters) -> ArtifactRequest:

@@ -85,7 +85,11 @@ class WorkingFolder:
         """Whether the folder is there, was created for `identity`, and its artifact has not been moved into place."""
         if not (self._identity_path.is_file() and self.artifact.is_dir()):
             return False
-        return self._identity_path.read_text(encoding="utf-8") == identity
+        return self.begun_for() == identity
+
+    def begun_for(self) -> str:
+        """The identity that the folder was created for."""
+        return self._identity_path.read_text(encoding="utf-8")
 
     def remove_leftovers(self) -> None:
         """Remove what killed jobs left half written, and what one left between its last shard and the finished
@@ -101,6 +105,8 @@ class WorkingFolder:
 
     def n_recorded(self) -> int:
         """How many shards are recorded, by whatever job on whatever machine."""
+        if not (self.folder / "shards").is_dir():
+            return 0
         # NFS clients list a folder from a cache that may be a minute old, unless they have just changed the folder.
         with tempfile.TemporaryFile(dir=self.folder / "shards"):
             return sum(1 for _ in (self.folder / "shards").glob("*.json"))
