@@ -106,6 +106,44 @@ def test_weights_are_those_of_the_first_and_gradients_the_mean() -> None:
     assert in_two_ranks(work) == [(zeros, means)] * 2
 
 
+def test_gradients_travel_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of up to 40 bytes: the first two weights together, the third, which is larger, alone, and then the last."""
+    monkeypatch.setattr("asr_fine_tuner.ranks._BUCKET_BYTES", 40)
+
+    def work(ranks: Ranks) -> list[Any]:
+        weights = [torch.nn.Parameter(torch.empty(shape)) for shape in ((2, 3), (4,), (3, 4), (2,))]
+        for n, weight in enumerate(weights):
+            ramp = torch.arange(weight.numel(), dtype=torch.float32) * (n + 1)
+            laid_out = (ramp + 2 * ranks.rank).reshape(weight.shape)
+            # As convolutions leave theirs: not in the order of the shape.
+            weight.grad = laid_out.T.contiguous().T if weight.dim() == 2 else laid_out
+        ranks.average_gradients(weights)
+        return [weight.grad.flatten().tolist() for weight in weights if weight.grad is not None]
+
+    expected = [[float(i * (n + 1) + 1) for i in range(size)] for n, size in enumerate((6, 4, 12, 2))]
+    assert in_two_ranks(work) == [expected] * 2
+
+
+@pytest.mark.parametrize("takes_memory", ["torch.zeros_like", "asr_fine_tuner.ranks._room_for_largest"])
+def test_memory_that_one_lacks_for_the_mean_is_told_to_all(monkeypatch: pytest.MonkeyPatch, takes_memory: str) -> None:
+    def lack(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    def work(ranks: Ranks) -> Any:
+        weight = torch.nn.Parameter(torch.zeros(2))
+        if ranks.first:
+            weight.grad = torch.full_like(weight, 3.0)
+        with monkeypatch.context() as second:
+            if not ranks.first:
+                second.setattr(takes_memory, lack)
+            with pytest.raises(torch.OutOfMemoryError), ranks.together():
+                ranks.average_gradients([weight])
+        ranks.average_gradients([weight])
+        return weight.grad.tolist() if weight.grad is not None else None
+
+    assert in_two_ranks(work) == [[1.5, 1.5]] * 2
+
+
 def _fails_on(rank: int, error: Exception) -> Callable[[Ranks], None]:
     """Work in which one rank fails by itself, while the other goes on to an exchange."""
 

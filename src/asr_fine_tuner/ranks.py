@@ -17,7 +17,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from asr_fine_tuner.errors import JobError, TransientError
 from asr_fine_tuner.launch import Launch
@@ -26,7 +25,8 @@ from asr_fine_tuner.stop import raise_if_stopped
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Gradients travel in pieces of this size, copied together: what that takes beside them is one piece.
+# Gradients travel in pieces of up to this size, copied together; one that is larger, such as that of the token
+# embedding, travels alone. What that takes beside them is the largest piece.
 _BUCKET_BYTES = 64 << 20
 # Marks an error that all ranks raise, or that no rank can be told any more.
 _TOLD = "told_to_all_ranks"
@@ -113,19 +113,30 @@ class Ranks:
 
         After the backward pass and not within it, as DistributedDataParallel does: there a rank that runs out of memory
         leaves the others in a reduction that nothing ends. It also saves that one's copy of all gradients.
+
+        Raises:
+            torch.OutOfMemoryError: on this rank alone, while it can still tell the others: `together` does.
         """
-        self.meet()
         if self.size == 1:
             return
         trained = [weight for weight in weights if weight.requires_grad]
         for weight in trained:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        with self._in_contact():
-            for bucket in _buckets([cast("torch.Tensor", weight.grad) for weight in trained]):
-                flat = parameters_to_vector(bucket)
+        buckets = _buckets([cast("torch.Tensor", weight.grad) for weight in trained])
+        room = _room_for_largest(buckets)
+        self.meet()  # and from here on nothing takes memory
+        for bucket in buckets:
+            sizes = [gradient.numel() for gradient in bucket]
+            flat = room[: sum(sizes)]
+            places = [place.view_as(gradient) for place, gradient in zip(flat.split(sizes), bucket, strict=True)]
+            for place, gradient in zip(places, bucket, strict=True):
+                place.copy_(gradient)
+            with self._in_contact():
                 dist.all_reduce(flat)
-                vector_to_parameters(flat.div_(self.size), bucket)
+            flat.div_(self.size)
+            for place, gradient in zip(places, bucket, strict=True):
+                gradient.copy_(place)
 
     def part(self) -> None:
         """Wait until every rank has come to the end that it was told of, with what it does on the way.
@@ -183,6 +194,8 @@ class Ranks:
         """
         try:
             yield
+        except torch.OutOfMemoryError:  # a RuntimeError too, and this rank's own
+            raise
         except RuntimeError as error:  # what torch.distributed raises, of whatever backend
             if hasattr(error, _TOLD):
                 raise
@@ -221,14 +234,18 @@ def _portable(failure: Exception | None, rank: int) -> bytes | None:
     return pickle.dumps(copy)
 
 
-def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    bucket: list[torch.Tensor] = []
+def _buckets(gradients: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
+    buckets: list[list[torch.Tensor]] = []
     n_bytes = 0
     for gradient in gradients:
-        bucket.append(gradient)
-        n_bytes += gradient.numel() * gradient.element_size()
-        if n_bytes >= _BUCKET_BYTES:
-            yield bucket
-            bucket, n_bytes = [], 0
-    if bucket:
-        yield bucket
+        if not buckets or n_bytes + gradient.nbytes > _BUCKET_BYTES:
+            buckets.append([])
+            n_bytes = 0
+        buckets[-1].append(gradient)
+        n_bytes += gradient.nbytes
+    return buckets
+
+
+def _room_for_largest(buckets: list[list[torch.Tensor]]) -> torch.Tensor:
+    """Memory for the numbers of any one bucket, of the type and on the device of the gradients."""
+    return buckets[0][0].new_empty(max(sum(gradient.numel() for gradient in bucket) for bucket in buckets))
