@@ -259,11 +259,13 @@ def test_processes_that_do_not_find_one_another(monkeypatch: pytest.MonkeyPatch)
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setattr("asr_fine_tuner.joining._backend", lambda: "gloo")
     first, second = in_two_ranks(lambda ranks: ranks.meet())
     assert isinstance(first, PermanentError)
     assert "2 processes on" in first.given
-    assert "which has 1 GPUs" in first.given
+    assert "one of them sees 1 GPUs (CUDA_VISIBLE_DEVICES=3)" in first.given
+    assert "not --gpus-per-task" in first.action
     assert isinstance(second, PermanentError)
 
 

@@ -76,12 +76,14 @@ def _backend() -> str:
 def _take_gpu(launch: Launch) -> None:
     if not torch.cuda.is_available():
         return
-    if launch.local_processes > torch.cuda.device_count():
+    n_gpus = torch.cuda.device_count()
+    if launch.local_processes > n_gpus:
         raise PermanentError(
-            given=f"{launch.local_processes} processes on {platform.node()}, which has "
-            f"{torch.cuda.device_count()} GPUs",
-            expected="a GPU for each process",
-            action=f"start {torch.cuda.device_count()} on each node (--nproc-per-node, --num_processes)",
+            given=f"{launch.local_processes} processes on {platform.node()}, where one of them sees {n_gpus} GPUs "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')})",
+            expected="a GPU for each process, and every process of a node sees all of them",
+            action=f"start {n_gpus} on each node (--nproc-per-node, --num_processes); where there are more GPUs, show "
+            "them to each process: --gpus-per-node of Slurm, not --gpus-per-task",
         )
     torch.cuda.set_device(launch.local_rank)
 
