@@ -19,6 +19,7 @@ from asr_fine_tuner import (
     TransientError,
     preprocess,
 )
+from asr_fine_tuner.files import shared
 from asr_fine_tuner.locations import ArtifactHome
 from asr_fine_tuner.manifest import MANIFEST_NAME, read_manifest
 from asr_fine_tuner.training_input import open_artifact
@@ -118,7 +119,7 @@ class TestPush:
         made = run(small, max_train_samples=3, overwrite=True)
         assert hub.files("dataset", REPO) == {**tiny.contents(made.artifact), "README.md": b"# Mine"}
 
-    def test_the_last_part_pushes(self, hub: LoopbackHub) -> None:
+    def test_the_last_part_pushes(self, hub: LoopbackHub, caplog: pytest.LogCaptureFixture) -> None:
         flags = tiny.preprocess_flags(num_workers=1, artifact_name=NAME, shard_count=2)
         first, last = (
             preprocess(PreprocessParameters.model_validate({**flags, "shard_index": index})) for index in (0, 1)
@@ -126,6 +127,21 @@ class TestPush:
         assert isinstance(first, PartResult)
         assert isinstance(last, PreprocessResult)
         assert hub.files("dataset", REPO) == tiny.contents(tiny.artifact())
+        assert "5 of 10 shards are done, and no other part has worked in" in caplog.text
+
+    def test_a_part_that_finds_others_at_work_or_done_is_not_warned(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO", "asr_fine_tuner")
+        flags = tiny.preprocess_flags(num_workers=1, artifact_name=NAME, shard_count=5)
+        parts = [PreprocessParameters.model_validate({**flags, "shard_index": index}) for index in range(3)]
+        preprocess(parts[0])
+        caplog.clear()
+        with shared(ArtifactHome.of(NAME).lock, what="made"):
+            preprocess(parts[0])
+            preprocess(parts[1])
+        preprocess(parts[2])
+        for done in (2, 4, 6):
+            assert f"{done} of 10 shards are done in" in caplog.text
+        assert not [record for record in caplog.records if "nobody merges" in record.getMessage()]
 
 
 @pytest.mark.parametrize(

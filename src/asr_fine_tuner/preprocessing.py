@@ -144,10 +144,25 @@ class _Job:
                 if isinstance(begun, WorkingFolder) and not begun.is_for(self.request.identity_of_work):
                     begun = begin(self.home, self.request, overwrite=False)  # another part has merged meanwhile
                 if isinstance(begun, WorkingFolder) and begun.n_recorded() < n_shards:
+                    self._say_what_is_left(told, alone=True)
                     return told
                 return self._finish(begun, bytes_fetched)
         except LockHeld:  # another part is at work, and the last one merges
+            self._say_what_is_left(told, alone=False)
             return told
+
+    def _say_what_is_left(self, told: PartResult, *, alone: bool) -> None:
+        """alone: no other part is at work in the same folder."""
+        done, folder = f"{told.shards_done} of {told.shards} shards are done", self.home.folder
+        if self.repository and alone and told.shards_done == told.shards_of_part:
+            logger.warning(
+                "%s, and no other part has worked in %s: parts need HF_HOME on one volume that all of them see, also "
+                "when the artifact goes to the Hub; on machines that share none nobody merges and nothing is pushed",
+                done,
+                folder,
+            )
+        else:
+            logger.info("%s in %s; the part that ends last merges", done, folder)
 
     def _encode(self, tasks: Sequence[ShardTask]) -> int:
         """Encode those that are not there yet; returns the bytes fetched."""
