@@ -165,6 +165,9 @@ class TestFailures:
             PermanentError, match=r"is gated(.|\n)*conditions at http.*/datasets/org/gated(.|\n)*HF_TOKEN"
         ):
             resolve_dataset("org/gated", language_code="it")
+        monkeypatch.setenv("HF_TOKEN", "")
+        with pytest.raises(PermanentError, match="org/private was not found on the Hub with no HF_TOKEN"):
+            client.open_dataset("org/private", None)
         monkeypatch.setenv("HF_TOKEN", "hf_revoked")
         with pytest.raises(PermanentError, match="does not accept HF_TOKEN"):
             client.open_dataset("org/speech", None)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from asr_fine_tuner.checkpoint_files import RESULTS_NAME
-from asr_fine_tuner.errors import JobError, PermanentError, TransientError
+from asr_fine_tuner.errors import JobError, PermanentError, TransientError, is_transient_status
 from asr_fine_tuner.files import exclusive, full_disk_explained, mismatches
 from asr_fine_tuner.locations import LIBRARY, ArtifactHome
 from asr_fine_tuner.manifest import MANIFEST_NAME, read_manifest
@@ -36,8 +36,6 @@ _KEY_OF_VERSION = re.compile(r"store://.+/.+:.+")
 _READY = "READY"
 # By these an upload that failed, of which the SDK tells in words only, would fail again.
 _REFUSED = re.compile(r"\((401|403|404|AccessDenied|NoSuchBucket|InvalidAccessKeyId|SignatureDoesNotMatch)\)")
-# Too early, too many requests, and what servers and proxies answer while they are down.
-_TRANSIENT_STATUS = frozenset({408, 425, 429, *range(500, 600)})
 
 
 def log_artifact(project: Project, name: str, folder: Path) -> Artifact:
@@ -205,7 +203,7 @@ def _translate(error: Exception, subject: str) -> JobError | None:
                 expected="storage of the project that takes it",
                 action="submit again: what was computed is kept where HF_HOME and output_dir outlive the run",
             )
-        case _ if status in _TRANSIENT_STATUS:
+        case _ if is_transient_status(status):
             return TransientError(
                 given=f"{subject}: the platform answers {status} ({reason})",
                 expected="an answer that can be used",

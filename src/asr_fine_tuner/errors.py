@@ -35,6 +35,12 @@ class JobError(Exception):
         return _rebuild, (type(self), self.given, self.expected, self.action)
 
 
+def is_transient_status(status: int | None) -> bool:
+    """Whether an HTTP status may be another one later: too early, too many requests, and what servers and proxies
+    answer while they are down."""
+    return status is not None and (status in (408, 425, 429) or status >= 500)
+
+
 def _rebuild(kind: type[JobError], given: str, expected: str, action: str) -> JobError:
     """Errors cross process borders; keyword-only arguments do not survive the default pickling of exceptions."""
     return kind(given=given, expected=expected, action=action)

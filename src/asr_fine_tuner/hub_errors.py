@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
-from asr_fine_tuner.errors import JobError, PermanentError, TransientError
+from asr_fine_tuner.errors import JobError, PermanentError, TransientError, is_transient_status
 
-# Too early, too many requests, and what servers and proxies answer while they are down.
-_TRANSIENT_STATUS = frozenset({408, 425, 429})
 _ASK_FOR_ACCESS = "accept its conditions at {url} with the account HF_TOKEN belongs to, and set HF_TOKEN"
 _CHECK_THE_NAME = "check the name; for a private repository set HF_TOKEN to a token that may read it"
 
@@ -124,13 +122,13 @@ def _translate_status(error: BaseException, subject: str) -> JobError:
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", 0)
     message = getattr(error, "server_message", None) or str(error).strip().split("\n")[0]
-    if status in _TRANSIENT_STATUS or status >= 500:
+    if is_transient_status(status):
         return TransientError(
             given=f"{subject}: {_endpoint()} answers {status} ({message})",
             expected="an answer from the Hub",
             action="wait a while, then run the same command again",
         )
-    if status == 401 and "HF_TOKEN" in os.environ:
+    if status == 401 and os.environ.get("HF_TOKEN"):
         return PermanentError(
             given=f"{subject}: the Hub does not accept HF_TOKEN (401), or there is no such repository",
             expected="a valid token and a repository it may see",
@@ -157,7 +155,7 @@ def _translate_status(error: BaseException, subject: str) -> JobError:
 
 
 def _whose_token() -> str:
-    return "the account of HF_TOKEN" if "HF_TOKEN" in os.environ else "no HF_TOKEN"
+    return "the account of HF_TOKEN" if os.environ.get("HF_TOKEN") else "no HF_TOKEN"
 
 
 def _endpoint() -> str:
