@@ -82,7 +82,8 @@ def _fetched(project: Project, name: str) -> tuple[str, Path]:
 
 
 def _log_trained(project: Project, run: Run | None, result: TrainResult, consumed: str | None) -> None:
-    from asr_fine_tuner.model_folder import RESULTS_NAME, published_files
+    from asr_fine_tuner.checkpoint_files import RESULTS_NAME
+    from asr_fine_tuner.model_folder import published_files
     from asr_fine_tuner.results import read_results
 
     # Whoever may read the model in the project may read the artifact's transcripts there.

@@ -1,4 +1,4 @@
-"""Transcribing a split and scoring it: the encoder runs once for loss and transcript, shortest batches last."""
+"""How a model did on a split: scores, loss and transcripts, as a file of the run folder, and where generation ends."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from transformers import TrainerState, WhisperFeatureExtractor, WhisperForCondit
 from asr_fine_tuner.artifact import ArtifactSplit
 from asr_fine_tuner.base_model import restore_spec_augment
 from asr_fine_tuner.batches import BatchSizes
+from asr_fine_tuner.checkpoint_files import CURVES_NAME, RESULTS_NAME
 from asr_fine_tuner.checkpoints import sealed, step_of
 from asr_fine_tuner.curves import draw_training_curves
 from asr_fine_tuner.disk import bytes_below
@@ -20,7 +21,7 @@ from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.labels import LabelEncoder
 from asr_fine_tuner.manifest import Manifest
 from asr_fine_tuner.metrics import score_clips
-from asr_fine_tuner.model_folder import CURVES_NAME, RESULTS_NAME, save_model, write_predictions
+from asr_fine_tuner.model_folder import save_model, write_predictions
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.results import Source, SplitData, SplitScores, TrainingResults, write_results
 from asr_fine_tuner.trainer import train_seconds

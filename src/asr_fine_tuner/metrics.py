@@ -181,12 +181,11 @@ def error_rate_metric(
     language_code: str,
     scratch: Path,
     english_spelling: Mapping[str, str] | None = None,
-    experiment_id: str | None = None,
 ) -> ErrorRateMetric:
     """An `evaluate.Metric` that keeps predictions in a file under `scratch`, batch by batch, until `compute`.
 
     Take a new one for each evaluation: one that was interrupted half-way keeps what it was fed. `compute` removes the
-    file. Two metrics with one `experiment_id` in one folder, of one process or of several, do not disturb each other.
+    file.
     Nothing is downloaded: only `evaluate.load` fetches scripts.
 
     Raises (from `compute`):
@@ -207,7 +206,7 @@ def error_rate_metric(
         def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> Scores:
             return score(references, predictions, language_code=language_code, english_spelling=english_spelling)
 
-    metric: ErrorRateMetric = SpeechErrorRates(cache_dir=str(scratch), experiment_id=experiment_id)
+    metric: ErrorRateMetric = SpeechErrorRates(cache_dir=str(scratch))
     return metric
 
 

@@ -8,17 +8,8 @@ from pathlib import Path
 
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
 
-from asr_fine_tuner.checkpoint_files import CURVES_NAME, PREDICTIONS_NAME, PUBLISHED_FILES, RESULTS_NAME
+from asr_fine_tuner.checkpoint_files import PREDICTIONS_NAME, PUBLISHED_FILES
 from asr_fine_tuner.metrics import ClipScore
-
-__all__ = [
-    "CURVES_NAME",
-    "PREDICTIONS_NAME",
-    "RESULTS_NAME",
-    "published_files",
-    "save_model",
-    "write_predictions",
-]
 
 
 def save_model(

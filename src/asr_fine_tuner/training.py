@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from asr_fine_tuner import hub
-from asr_fine_tuner.checkpoint_files import weights_sha256
+from asr_fine_tuner.checkpoint_files import CURVES_NAME, RESULTS_NAME, weights_sha256
 from asr_fine_tuner.encoding import model_format
 from asr_fine_tuner.errors import ExitCode, JobError, PermanentError
 from asr_fine_tuner.files import exclusive
@@ -20,7 +20,7 @@ from asr_fine_tuner.joining import joined_ranks
 from asr_fine_tuner.locations import public_name
 from asr_fine_tuner.manifest import Manifest, ModelFormat
 from asr_fine_tuner.model_card import write_model_card
-from asr_fine_tuner.model_folder import CURVES_NAME, RESULTS_NAME, published_files
+from asr_fine_tuner.model_folder import published_files
 from asr_fine_tuner.parameters import TrainParameters, default_model_name
 from asr_fine_tuner.platform_folders import platform_folders
 from asr_fine_tuner.quiet import quiet_libraries

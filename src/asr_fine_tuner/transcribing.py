@@ -1,4 +1,7 @@
-"""Transcribing a split and scoring it: its batches are shared out among the ranks, and scored as those of one."""
+"""Transcribing a split and scoring it: the encoder runs once for loss and transcript, shortest batches last.
+
+The batches are shared out among the ranks, and scored as those of one.
+"""
 
 from __future__ import annotations
 
