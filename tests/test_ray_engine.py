@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
     from asr_fine_tuner.examples import Example
+    from asr_fine_tuner.parameters import Engine
 
 FILES = tuple(f"train-{index:05d}-of-00008" for index in range(8))
 
@@ -80,11 +81,11 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
         signal.signal(number, handler)
 
 
-def start(nodes: TwoNodes, folder: Path, name: str) -> subprocess.Popen[str]:
-    flags = tiny.preprocess_flags(dataset_name="org/speech", artifact_name=name, engine="ray")
+def start(nodes: TwoNodes, folder: Path, *, engine: Engine = "ray", **environment: str) -> subprocess.Popen[str]:
+    flags = tiny.preprocess_flags(dataset_name="org/speech", artifact_name="made", engine=engine)
     command = [sys.executable, "-m", "jobs.preprocess", *(f"--{name}={value}" for name, value in flags.items())]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=nodes.environment(), **pipes)
+    return subprocess.Popen(command, cwd=folder, env={**nodes.environment(), **environment}, **pipes)
 
 
 def wait_until_both_fetch(hub: LoopbackHub, process: subprocess.Popen[str]) -> None:
@@ -102,18 +103,20 @@ def ended(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
     return json.loads(last_line), stderr
 
 
-def arrow_files(artifact: Path) -> dict[str, bytes]:
-    return {name: content for name, content in tiny.contents(artifact).items() if name.endswith(".arrow")}
-
-
 def test_what_is_finished_is_kept_when_the_job_is_stopped_or_a_node_is_lost(
     nodes: TwoNodes, hub: LoopbackHub, tmp_path: Path
 ) -> None:
-    """SIGTERM while both nodes are at work; then the job again, and a node is killed while both are."""
-    hub.add_repo("dataset", "org/speech", tiny.dataset())
+    """SIGTERM while both nodes are at work; then the job again, and a node is killed while both are.
+
+    The artifact is byte for byte what one machine makes, with the rejected clips and the order that they are told in.
+    """
+    splits = tiny.all_splits(96, 8)
+    for place, reason in ((20, "silent"), (50, "truncated"), (90, "too_short")):
+        splits["train"][place:place] = tiny.broken()[reason]
+    hub.add_repo("dataset", "org/speech", tiny.write_dataset(tmp_path / "speech", splits, n_files=8))
     for name in FILES[3:5]:
         hub.stall(name, 60.0, times=1, method="HEAD")  # when the file is fetched, not its footer
-    job = start(nodes, tmp_path, "made")
+    job = start(nodes, tmp_path)
     wait_until_both_fetch(hub, job)
     job.terminate()
     began = time.monotonic()
@@ -128,14 +131,19 @@ def test_what_is_finished_is_kept_when_the_job_is_stopped_or_a_node_is_lost(
 
     for name in FILES[6:8]:
         hub.stall(name, 5.0, times=1, method="HEAD")  # when the file is fetched, not its footer
-    job = start(nodes, tmp_path, "made")
+    job = start(nodes, tmp_path)
     wait_until_both_fetch(hub, job)
     assert {name: (records / name).stat().st_ino for name in finished} == finished
     nodes.lose_second()
+    undisturbed = start(nodes, tmp_path, engine="local", HF_HOME=str(tmp_path / "hf"))
     result, stderr = ended(job)
     assert job.returncode == 0, stderr
     assert f"{len(finished)} of 10 shards are finished already" in stderr
-    assert arrow_files(Path(result["artifact"])) == arrow_files(tiny.artifact())
+    of_one_machine, stderr = ended(undisturbed)
+    assert undisturbed.returncode == 0, stderr
+    made = tiny.contents(Path(result["artifact"]))
+    assert len(made["rejected.jsonl"].splitlines()) == 4
+    assert made == tiny.contents(Path(of_one_machine["artifact"]))
 
 
 def test_what_goes_wrong_on_a_node(nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
