@@ -2,7 +2,14 @@
 
 from asr_fine_tuner import PreprocessParameters, TrainParameters, preprocess, train
 
-preprocess(PreprocessParameters(dataset_name="google/fleurs", language_code="it", artifact_name="fleurs-it"))
+preprocess(
+    PreprocessParameters(
+        dataset_name="google/fleurs",
+        language_code="it",
+        text_column="raw_transcription",
+        artifact_name="fleurs-it",
+    )
+)
 result = train(TrainParameters(artifact_name="fleurs-it", max_steps=1000))
 """
 
