@@ -108,10 +108,10 @@ class PreprocessParameters(JobParameters):
     )
     engine: Engine = _parameter("encode on this machine, or on the Ray cluster of RAY_ADDRESS", default="local")
     shard_index: Annotated[int, Field(ge=0)] | None = _parameter(
-        "encode only this part of the shards, from 0, beside jobs that encode the others", default=None
+        "number of the part of the shards that this job encodes, from 0; other jobs encode the other parts", default=None
     )
     shard_count: PositiveInt | None = _parameter(
-        "parts that the shards are divided into; needs shard_index", "parts", None
+        "number of parts that the shards are divided into, one for each job; needs shard_index", "parts", None
     )
     max_rejected_fraction: Annotated[float, Field(ge=0, le=1)] = _parameter(
         "fail when more of the clips than this are rejected", "fraction of clips", 0.05
