@@ -108,7 +108,8 @@ class PreprocessParameters(JobParameters):
     )
     engine: Engine = _parameter("encode on this machine, or on the Ray cluster of RAY_ADDRESS", default="local")
     shard_index: Annotated[int, Field(ge=0)] | None = _parameter(
-        "number of the part of the shards that this job encodes, from 0; other jobs encode the other parts", default=None
+        "number of the part of the shards that this job encodes, from 0; other jobs encode the other parts",
+        default=None,
     )
     shard_count: PositiveInt | None = _parameter(
         "number of parts that the shards are divided into, one for each job; needs shard_index", "parts", None
