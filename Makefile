@@ -32,7 +32,7 @@ test: $(VENV)/installed-dev ## run the tests
 	$(BIN)/python -m pytest
 
 test-image: $(VENV)/installed-dev ## build the container images and run the jobs in them
-	tests/image/with-engine $(BIN)/python -m pytest --confcutdir=tests/image tests/image
+	tests/image/with-engine $(BIN)/python -m pytest -m image --confcutdir=tests/image tests/image
 
 soak: $(VENV)/installed-dev ## kill both jobs at random moments, ROUNDS times over
 	$(BIN)/python -m tests.soak --rounds $(ROUNDS)

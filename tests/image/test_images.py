@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from demo.run import PREPROCESS, TRAIN
 
 # Building the images takes minutes.
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
 
 USER = 65532
 IMAGES = {"preprocess": "localhost/asr-preprocess:test", "train": "localhost/asr-train:test"}
