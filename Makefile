@@ -29,7 +29,7 @@ demo: $(VENV)/installed ## preprocess, train and transcribe with what demo/ hold
 	$(BIN)/python demo/run.py --output $(DEMO)
 
 test: $(VENV)/installed-dev ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-image: $(VENV)/installed-dev ## build the container images and run the jobs in them
 	tests/image/with-engine $(BIN)/python -m pytest -m image --confcutdir=tests/image tests/image
