@@ -120,6 +120,19 @@ def hub(hf_home: Path) -> Iterator[LoopbackHub]:
 
 
 @pytest.fixture
+def impatient_with_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails on the Hub is not tried again."""
+    monkeypatch.setenv("HUB_PATIENCE_SECONDS", "0")
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch) -> str:
+    """In the environment; it may write on the loopback Hub."""
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    return "hf_test"
+
+
+@pytest.fixture
 def wandb_server() -> Iterator[LoopbackWandb]:
     """W&B, for a child process with `WANDB_BASE_URL` at its `url` and `WANDB_API_KEY` of `loopback.wandb.API_KEY`."""
     with LoopbackWandb() as server:

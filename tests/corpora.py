@@ -1,4 +1,7 @@
-"""Small datasets in every layout. The audio is bytes that name their clip: nothing below preprocessing decodes them."""
+"""Small datasets in every layout, and a model's repository.
+
+The audio is bytes that name their clip: nothing below preprocessing decodes them.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,21 @@ if TYPE_CHECKING:
 
     from asr_fine_tuner.dataset import Dataset
     from asr_fine_tuner.examples import Example
+
+# With what nobody should load or publish.
+MODEL = {
+    "README.md": b"# Model",
+    "config.json": b"{}",
+    "generation_config.json": b"{}",
+    "preprocessor_config.json": b"{}",
+    "tokenizer.json": b"{}",
+    "vocab.json": b"{}",
+    "model.safetensors": b"weights" * 1000,
+    "pytorch_model.bin": b"pickle" * 1000,
+    "tf_model.h5": b"tensorflow" * 1000,
+    "modeling.py": b"raise SystemExit",
+    "training_args.bin": b"pickle",
+}
 
 
 def audio(number: int, size: int = 64) -> bytes:

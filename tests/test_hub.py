@@ -20,30 +20,7 @@ if TYPE_CHECKING:
 
     from loopback.hub import LoopbackHub
 
-MODEL = {
-    "README.md": b"# Model",
-    "config.json": b"{}",
-    "generation_config.json": b"{}",
-    "preprocessor_config.json": b"{}",
-    "tokenizer.json": b"{}",
-    "vocab.json": b"{}",
-    "model.safetensors": b"weights" * 1000,
-    "pytorch_model.bin": b"pickle" * 1000,
-    "tf_model.h5": b"tensorflow" * 1000,
-    "modeling.py": b"raise SystemExit",
-    "training_args.bin": b"pickle",
-}
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HUB_PATIENCE_SECONDS", "0")
-
-
-@pytest.fixture
-def token(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    return "hf_test"
+pytestmark = pytest.mark.usefixtures("impatient_with_the_hub")
 
 
 class TestDatasetFiles:
@@ -229,19 +206,19 @@ class TestPublicDataset:
 
 class TestModel:
     def test_the_licence_is_that_of_the_card(self, hub: LoopbackHub, tmp_path: Path) -> None:
-        hub.add_repo("model", "org/free", {**MODEL, "README.md": b"---\nlicense: apache-2.0\n---\n# Free"})
-        unsaid = corpora.write(tmp_path / "unsaid", {**MODEL, "README.md": b"---\n: [\n---\n"})
+        hub.add_repo("model", "org/free", {**corpora.MODEL, "README.md": b"---\nlicense: apache-2.0\n---\n# Free"})
+        unsaid = corpora.write(tmp_path / "unsaid", {**corpora.MODEL, "README.md": b"---\n: [\n---\n"})
         assert client.download_model("org/free", None, weights=False).licence == "apache-2.0"
         assert client.download_model(str(unsaid), None, weights=False).licence is None
 
     def test_only_what_is_allowed_is_fetched(self, hub: LoopbackHub) -> None:
-        commit = hub.add_repo("model", "org/whisper", MODEL)
+        commit = hub.add_repo("model", "org/whisper", corpora.MODEL)
         without = client.download_model("org/whisper", None, weights=False)
         assert without.revision == commit
-        assert {path.name for path in without.folder.iterdir()} == set(MODEL) & {*MODEL_FILES, CARD_FILE}
+        assert {path.name for path in without.folder.iterdir()} == set(corpora.MODEL) & {*MODEL_FILES, CARD_FILE}
         folder, revision, _ = client.download_model("org/whisper", commit, weights=True)
         assert (revision, folder) == (commit, without.folder)
-        assert (folder / "model.safetensors").read_bytes() == MODEL["model.safetensors"]
+        assert (folder / "model.safetensors").read_bytes() == corpora.MODEL["model.safetensors"]
         assert not [request for request in hub.requests if request.path.endswith((".bin", ".h5", ".py"))]
 
     def test_sharded_weights(self, hub: LoopbackHub) -> None:
@@ -253,7 +230,7 @@ class TestModel:
         assert {path.name for path in folder.iterdir()} == {"config.json", *names}
 
     def test_pickled_weights_are_refused(self, hub: LoopbackHub, tmp_path: Path) -> None:
-        pickled = {name: content for name, content in MODEL.items() if name != "model.safetensors"}
+        pickled = {name: content for name, content in corpora.MODEL.items() if name != "model.safetensors"}
         hub.add_repo("model", "org/old", pickled)
         assert client.download_model("org/old", None, weights=False)
         for model_id in ("org/old", str(corpora.write(tmp_path / "old", pickled))):
@@ -269,9 +246,9 @@ class TestModel:
             client.download_model("org/none", None, weights=False)
 
     def test_local_folder(self, tmp_path: Path) -> None:
-        one = client.download_model(str(corpora.write(tmp_path / "one", MODEL)), None, weights=True)
+        one = client.download_model(str(corpora.write(tmp_path / "one", corpora.MODEL)), None, weights=True)
         other = client.download_model(
-            str(corpora.write(tmp_path / "other", MODEL | {"README.md": b""})), None, weights=False
+            str(corpora.write(tmp_path / "other", corpora.MODEL | {"README.md": b""})), None, weights=False
         )
         assert one.folder == tmp_path / "one"
         assert one.revision == other.revision
@@ -280,9 +257,9 @@ class TestModel:
 
     def test_weights_of_a_local_folder_are_told_by_their_content(self, tmp_path: Path) -> None:
         shard = "model-00001-of-00002.safetensors"
-        one = corpora.write(tmp_path / "one", MODEL)
-        same = corpora.write(tmp_path / "same", MODEL | {"config.json": b"{ }", "pytorch_model.bin": b""})
-        other = corpora.write(tmp_path / "other", MODEL | {"model.safetensors": b"WEIGHTS" * 1000})
+        one = corpora.write(tmp_path / "one", corpora.MODEL)
+        same = corpora.write(tmp_path / "same", corpora.MODEL | {"config.json": b"{ }", "pytorch_model.bin": b""})
+        other = corpora.write(tmp_path / "other", corpora.MODEL | {"model.safetensors": b"WEIGHTS" * 1000})
         sharded = corpora.write(tmp_path / "sharded", {"model.safetensors.index.json": b"{}", shard: b"a"})
         first = weights_sha256(str(sharded))
         corpora.write(sharded, {shard: b"b"})
@@ -293,7 +270,7 @@ class TestModel:
     def test_offline_from_the_cache(self, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
         from huggingface_hub import constants
 
-        hub.add_repo("model", "org/whisper", MODEL)
+        hub.add_repo("model", "org/whisper", corpora.MODEL)
         online = client.download_model("org/whisper", None, weights=False)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         hub.requests.clear()

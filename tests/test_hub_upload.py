@@ -16,30 +16,7 @@ if TYPE_CHECKING:
 
     from loopback.hub import LoopbackHub
 
-MODEL = {
-    "README.md": b"# Model",
-    "config.json": b"{}",
-    "generation_config.json": b"{}",
-    "preprocessor_config.json": b"{}",
-    "tokenizer.json": b"{}",
-    "vocab.json": b"{}",
-    "model.safetensors": b"weights" * 1000,
-    "pytorch_model.bin": b"pickle" * 1000,
-    "tf_model.h5": b"tensorflow" * 1000,
-    "modeling.py": b"raise SystemExit",
-    "training_args.bin": b"pickle",
-}
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HUB_PATIENCE_SECONDS", "0")
-
-
-@pytest.fixture
-def token(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    return "hf_test"
+pytestmark = pytest.mark.usefixtures("impatient_with_the_hub")
 
 
 class TestPublishing:
@@ -76,10 +53,10 @@ class TestPublishing:
             client.check_write_access("tester/model", private=True)
 
     def test_upload_by_allow_list(self, hub: LoopbackHub, token: str, tmp_path: Path) -> None:
-        folder = corpora.write(tmp_path, MODEL)
+        folder = corpora.write(tmp_path, corpora.MODEL)
         repo_id = client.check_write_access("model", private=False)
         uploaded = client.upload_model(folder, repo_id, self.FILES)
-        assert hub.files("model", repo_id) == {name: MODEL[name] for name in self.FILES}
+        assert hub.files("model", repo_id) == {name: corpora.MODEL[name] for name in self.FILES}
         assert uploaded.commit == hub.repo("model", repo_id).refs["main"]
         assert uploaded.url == f"{hub.url}/{repo_id}"
         assert client.upload_model(folder, repo_id, self.FILES) == uploaded
@@ -89,9 +66,9 @@ class TestPublishing:
         outdated = {"predictions.jsonl": b"{}", "training_curves.png": b"png", "vocab.json": b"old"}
         hub.add_repo("model", "tester/model", {**theirs, **outdated, "config.json": b"old"})
         n_commits = len(hub.repo("model", "tester/model").commits)
-        folder = corpora.write(tmp_path, MODEL)
+        folder = corpora.write(tmp_path, corpora.MODEL)
         uploaded = client.upload_model(folder, "tester/model", (*self.FILES, "vocab.json"))
-        published = {name: MODEL[name] for name in (*self.FILES, "vocab.json")}
+        published = {name: corpora.MODEL[name] for name in (*self.FILES, "vocab.json")}
         assert hub.files("model", "tester/model") == {**theirs, **published}
         assert len(hub.repo("model", "tester/model").commits) == n_commits + 1
         assert client.upload_model(folder, "tester/model", (*self.FILES, "vocab.json")) == uploaded
@@ -99,7 +76,7 @@ class TestPublishing:
     def test_upload_is_verified(
         self, hub: LoopbackHub, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        folder = corpora.write(tmp_path, MODEL)
+        folder = corpora.write(tmp_path, corpora.MODEL)
         repo_id = client.check_write_access("model", private=False)
         upload = client._upload
 
@@ -113,7 +90,7 @@ class TestPublishing:
             client.upload_model(folder, repo_id, self.FILES)
 
     def test_token_revoked_before_the_upload(self, hub: LoopbackHub, token: str, tmp_path: Path) -> None:
-        folder = corpora.write(tmp_path, MODEL)
+        folder = corpora.write(tmp_path, corpora.MODEL)
         repo_id = client.check_write_access("model", private=False)
         hub.tokens[token] = Account("tester", role="read")
         with pytest.raises(PermanentError, match="forbids this to the account of HF_TOKEN"):

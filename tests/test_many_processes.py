@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from accelerate.commands.launch import launch_command_parser
+from conftest import JobRun
 from test_readme import commands
 from tiny_training import changed, clips_of, given_of, log_history, sigterm_at, write_artifact
 from torch.distributed.run import parse_args
@@ -168,17 +169,25 @@ def test_a_signal_to_the_launcher_stops_all_ranks_at_one_step(
     assert f"{newest.name.replace('checkpoint-', 'step ')} is saved" in json.loads(line)["error"]["given"]
 
 
-def test_a_signal_to_one_rank_stops_both_and_one_process_goes_on(
-    one: TrainParameters, of_one: TrainResult, jobs: WarmJobs, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    while_saving = Disturbance(folder=str(run), at="os.rename .checkpoint-3.tmp", signal=signal.SIGSTOP)
-    first, second = _started(jobs, _of_two(one, run), disturbance=while_saving)
+def _second_told_to_stop(
+    jobs: WarmJobs, of_two: Mapping[str, object], first_is_held: Disturbance
+) -> tuple[JobRun, JobRun]:
+    """SIGTERM to the second process only, while the first is held; how both end."""
+    first, second = _started(jobs, of_two, disturbance=first_is_held)
     first.wait_until_stopped()
     os.kill(second.pid, signal.SIGTERM)
     os.kill(first.pid, signal.SIGCONT)
     ended = first.wait(), second.wait()
     assert [job.returncode for job in ended] == [143, 143], ended[0].stderr + ended[1].stderr
+    return ended
+
+
+def test_a_signal_to_one_rank_stops_both_and_one_process_goes_on(
+    one: TrainParameters, of_one: TrainResult, jobs: WarmJobs, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    while_saving = Disturbance(folder=str(run), at="os.rename .checkpoint-3.tmp", signal=signal.SIGSTOP)
+    ended = _second_told_to_stop(jobs, _of_two(one, run), first_is_held=while_saving)
     assert (ended[0].result["status"], ended[1].stdout) == ("interrupted", "")
     assert "rank 1: SIGTERM received" in ended[0].result["error"]["given"]
     newest = newest_complete(run)
@@ -194,12 +203,7 @@ def test_a_signal_to_one_rank_stops_both_and_one_process_goes_on(
 def test_a_signal_to_one_rank_ends_an_evaluation(one: TrainParameters, jobs: WarmJobs, tmp_path: Path) -> None:
     run = tmp_path / "run"
     before_it = Disturbance(folder=str(run), at="open lock", signal=signal.SIGSTOP)
-    first, second = _started(jobs, _of_two(one, run), disturbance=before_it)
-    first.wait_until_stopped()
-    os.kill(second.pid, signal.SIGTERM)
-    os.kill(first.pid, signal.SIGCONT)
-    ended = first.wait(), second.wait()
-    assert [job.returncode for job in ended] == [143, 143], ended[0].stderr + ended[1].stderr
+    ended = _second_told_to_stop(jobs, _of_two(one, run), first_is_held=before_it)
     assert "rank 1: SIGTERM received; the evaluation was left" in ended[0].result["error"]["given"]
     assert not (run / "evaluations").exists()
 
