@@ -15,6 +15,7 @@ Task = Literal["transcribe", "translate"]
 Switch = Literal["auto", "on", "off"]
 Engine = Literal["local", "ray"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Timestamps = Literal["mixed", "always", "never"]
 LearningRateScheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 
 # What the Hub accepts as a repository id, with or without the namespace.
@@ -170,8 +171,26 @@ class TrainParameters(JobParameters):
     learning_rate: PositiveFloat = _parameter("peak learning rate", default=1e-5)
     lr_scheduler: LearningRateScheduler = _parameter("course of the learning rate after warm-up", default="linear")
     warmup_steps: Annotated[int, Field(ge=0)] = _parameter("steps until the peak learning rate", "steps", 500)
-    train_batch_size: PositiveInt = _parameter("clips in one micro batch on one device", "clips", 16)
-    grad_accum_steps: PositiveInt = _parameter("micro batches that make one optimizer step", "micro batches", 1)
+    train_batch_size: PositiveInt = _parameter(
+        "clips of an optimizer step on one device; taken in smaller micro batches where memory asks for it", "clips", 16
+    )
+    grad_accum_steps: PositiveInt = _parameter(
+        "this many times the clips in an optimizer step, one micro batch after the other", "micro batches", 1
+    )
+    packing: Switch = _parameter(
+        "train on several clips in one window of the model; auto: when clips are so short that windows hold 1.5 of "
+        "them or more",
+        default="auto",
+    )
+    single_clip_share: Annotated[float, Field(ge=0, le=1)] = _parameter(
+        "with packing, train on this share of the clips alone in their window, anew chosen each epoch",
+        "fraction of clips",
+        0.05,
+    )
+    packed_timestamps: Timestamps = _parameter(
+        "with packing, train to tell when each clip begins and ends: in half of the windows, always or never",
+        default="mixed",
+    )
     eval_batch_size: PositiveInt = _parameter("clips transcribed at once in evaluation", "clips", 8)
     max_sequence_length: Annotated[int, Field(gt=0, le=448)] = _parameter(
         "longest transcript that evaluation generates", "tokens", 255
@@ -179,6 +198,11 @@ class TrainParameters(JobParameters):
     logging_steps: PositiveInt = _parameter("log loss, learning rate and gradient norm this often", "steps", 25)
     eval_steps: PositiveInt = _parameter("evaluate on validation this often", "steps", 1000)
     save_steps: PositiveInt = _parameter("write a checkpoint to resume from this often", "steps", 1000)
+    eval_subset: PositiveInt = _parameter(
+        "evaluate on this many clips of validation while training; the best weights are scored on all at the end",
+        "clips",
+        500,
+    )
     evaluate_base: bool = _parameter("evaluate the untouched base model too, so that gains can be told", default=True)
     early_stopping_patience: PositiveInt | None = _parameter(
         "stop after this many evaluations without a better one; never when not given", "evaluations", None
@@ -190,6 +214,12 @@ class TrainParameters(JobParameters):
         "recompute activations to save memory (20-33 % slower); auto: when the GPU would not hold them", default="auto"
     )
     freeze_encoder: bool = _parameter("train the decoder only", default=False)
+    lora_rank: PositiveInt | None = _parameter(
+        "train low-rank adapters of this rank (LoRA) instead of the weights, merged into them at the end; "
+        "all weights when not given",
+        default=None,
+    )
+    compile: bool = _parameter("compile the model with torch.compile before training on a GPU", default=False)
     spec_augment: bool = _parameter("mask random spans of time and mel bands while training", default=False)
     publish: bool = _parameter("upload the finished model to the Hub (needs HF_TOKEN)", default=False)
     private: bool = _parameter("publish as a private repository", default=False)

@@ -49,7 +49,12 @@ _DECIDE_THE_WEIGHTS = (
     "early_stopping_patience",
     "precision",
     "freeze_encoder",
+    "lora_rank",
     "spec_augment",
+    "packing",
+    "single_clip_share",
+    "packed_timestamps",
+    "eval_subset",
     "seed",
 )
 
