@@ -31,5 +31,5 @@ def methods(clips: int) -> Iterator[tuple[type, str, Callable[..., Any]]]:
 
         return call
 
-    yield WhisperTrainer, "training_step", limited(WhisperTrainer.training_step, 1)
+    yield WhisperTrainer, "_micro_step", limited(WhisperTrainer._micro_step, 1)
     yield Transcriber, "_transcribe", limited(Transcriber._transcribe, 0)

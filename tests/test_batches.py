@@ -15,14 +15,17 @@ from asr_fine_tuner.artifact import ArtifactSplit
 from asr_fine_tuner.audio import decode
 from asr_fine_tuner.batches import (
     IGNORED_LABEL,
-    NO_CLIP,
     BatchSizes,
     ClipDataset,
     Collator,
-    TrainingBatches,
-    TrainingClip,
+    LabelledFeatures,
+    Step,
+    StepCollator,
+    TrainingSteps,
+    steps_in_epoch,
 )
 from asr_fine_tuner.labels import LabelEncoder
+from asr_fine_tuner.packing import ClipLengths, Packer, PackingRules, Window
 
 WINDOW = 400  # frames, 4 s
 
@@ -90,7 +93,7 @@ def test_whisper_shifts_labels_as_the_collator_does(clips: ClipDataset, collator
 
 def test_labels_without_the_start_token_are_refused(clips: ClipDataset, collator: Collator) -> None:
     clip = clips[0]
-    headless = TrainingClip(clip.index, clip.features, clip.labels[1:], clip.seconds)
+    headless = LabelledFeatures(clip.index, clip.features, clip.labels[1:], clip.seconds)
     with pytest.raises(ValueError, match=f"labels of clip 0 begin with token {clip.labels[1]}"):
         collator([headless])
 
@@ -107,7 +110,6 @@ def test_real_frames_are_marked_when_masking_needs_them(clips: ClipDataset, coll
 def test_a_batch_says_which_clips_it_holds(clips: ClipDataset, collator: Collator) -> None:
     batch = collator([clips[3], clips[1]])
     assert batch["clip_index"].tolist() == [3, 1]
-    np.testing.assert_allclose(batch["seconds"], clips.clips.seconds[[3, 1]])
 
 
 def test_the_longest_transcripts_come_first(tiny_artifact: Path) -> None:
@@ -122,35 +124,41 @@ def test_the_longest_transcripts_come_first(tiny_artifact: Path) -> None:
     assert ClipDataset(split).longest_labels == lengths[0]
 
 
-def _steps(n_clips: int, sizes: BatchSizes, epoch: int = 0) -> list[list[int]]:
-    """The clips of each step of an epoch, over all processes."""
-    ranks = [TrainingBatches(n_clips, sizes, seed=7, rank=rank) for rank in range(sizes.processes)]
+def _packer(n_clips: int, clips_in_a_window: int) -> Packer:
+    room = PackingRules(positions=10, labels=10, clips=clips_in_a_window, single_share=0.2, timestamped_share=0.5)
+    ones = np.ones(n_clips, np.int64)
+    return Packer(ClipLengths(ones, ones, np.zeros(n_clips, np.int32)), room, seed=7)
+
+
+def _steps(n_clips: int, sizes: BatchSizes, epoch: int = 0, clips_in_a_window: int = 1) -> list[list[Window]]:
+    """The windows of each step of an epoch, over all processes."""
+    packer = _packer(n_clips, clips_in_a_window)
+    ranks = [TrainingSteps(packer, sizes, rank) for rank in range(sizes.processes)]
     for rank in ranks:
         rank.set_epoch(epoch)
-    micro_batches = [list(rank) for rank in ranks]
-    assert len({len(of_rank) for of_rank in micro_batches}) == 1, "no rank waits for another"
-    assert all(len(rank) == len(of_rank) for rank, of_rank in zip(ranks, micro_batches, strict=True))
-    assert all(1 <= len(batch) <= sizes.micro for of_rank in micro_batches for batch in of_rank)
-    return [
-        sorted(
-            position
-            for of_rank in micro_batches
-            for batch in of_rank[begin : begin + sizes.accumulated]
-            for position in batch
-            if position != NO_CLIP
-        )
-        for begin in range(0, len(micro_batches[0]), sizes.accumulated)
-    ]
+    shares = [list(rank) for rank in ranks]
+    assert {len(share) for share in shares} == {len(rank) for rank in ranks}, "every rank has its part of every step"
+    for step in zip(*shares, strict=True):
+        assert max(map(len, step)) - min(map(len, step)) <= 1, "no rank has more to do than another"
+    return [sorted((window for share in step for window in share), key=str) for step in zip(*shares, strict=True)]
 
 
-@pytest.mark.parametrize("n_clips", [1, 9, 12, 13, 24, 25])
+@pytest.mark.parametrize("n_clips", [1, 9, 12, 13, 24, 25, 100])
 @pytest.mark.parametrize("effective", [1, 4, 12])
-def test_a_step_has_the_same_clips_on_any_number_of_processes(n_clips: int, effective: int) -> None:
-    steps = _steps(n_clips, BatchSizes(effective, micro=effective))
-    assert sorted(position for step in steps for position in step) == list(range(n_clips)), "each clip once"
-    for processes in (1, 2, 3, 5):
-        for micro in (1, 2, 4):
-            assert _steps(n_clips, BatchSizes(effective, micro, processes)) == steps
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_step_has_the_same_windows_on_any_number_of_processes(n_clips: int, effective: int, packed: bool) -> None:
+    n_steps = steps_in_epoch(n_clips, effective)
+    clips_in_a_window = n_clips // n_steps if packed else 1
+    steps = _steps(n_clips, BatchSizes(effective, effective), clips_in_a_window=clips_in_a_window)
+    assert len(steps) == n_steps
+    assert all(steps), "no step has nothing to learn"
+    assert sorted(clip for step in steps for window in step for clip in window.clips) == list(range(n_clips))
+    if not packed:
+        assert max(map(len, steps)) <= effective
+        assert max(map(len, steps)) - min(map(len, steps)) <= 1
+    for processes in (2, 3, 5):
+        sizes = BatchSizes(effective, 2, processes)
+        assert _steps(n_clips, sizes, clips_in_a_window=clips_in_a_window) == steps
 
 
 def test_each_epoch_has_an_order_of_its_own() -> None:
@@ -163,9 +171,17 @@ def test_micro_batches_of_a_full_step(sizes: tuple[int, int, int], accumulated: 
     assert BatchSizes(*sizes).accumulated == accumulated
 
 
-def test_what_stands_for_no_clip_has_no_labels(clips: ClipDataset, collator: Collator) -> None:
-    batch = collator([clips[2], clips[NO_CLIP]])
-    assert batch["clip_index"].tolist() == [2, NO_CLIP]
-    assert (batch["labels"][1] == IGNORED_LABEL).all()
-    assert (batch["labels"][0] != IGNORED_LABEL).any()
-    assert batch["seconds"][1] == 0
+@pytest.mark.parametrize(("micro_batch", "divided"), [(1, [1] * 7), (3, [2, 2, 3]), (4, [3, 4]), (16, [7])])
+def test_a_step_is_divided_into_micro_batches_of_about_one_size(
+    clips: ClipDataset, collator: Collator, micro_batch: int, divided: list[int]
+) -> None:
+    windows = [clips[index] for index in range(7)]
+    step = StepCollator(collator, micro_batch)(windows)
+    assert [len(batch["labels"]) for batch in step.micro_batches] == divided
+    assert sorted(int(index) for batch in step.micro_batches for index in batch["clip_index"]) == list(range(7))
+    assert step.n_labels == sum(int((batch["labels"] != IGNORED_LABEL).sum()) for batch in step.micro_batches)
+    assert (step.n_windows, step.audio_seconds) == (7, pytest.approx(float(clips.clips.seconds[:7].sum())))
+
+
+def test_a_process_without_a_window_has_nothing_to_compute(collator: Collator) -> None:
+    assert StepCollator(collator, 4)([]) == Step([], n_labels=0, n_windows=0, audio_seconds=0)

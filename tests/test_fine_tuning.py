@@ -104,7 +104,7 @@ def _augmented(given: TrainParameters) -> Iterator[tuple[torch.Tensor, torch.Ten
     convolution.register_forward_pre_hook(
         lambda module, inputs: seen.append((module.training, inputs[0].detach().clone()))
     )
-    batches = list(tuning.trainer.get_train_dataloader())
+    batches = [batch for step in tuning.trainer.get_train_dataloader() for batch in step.micro_batches]
     tuning.trainer.train()
     trained = [features for training, features in seen if training]
     assert len(trained) == given.max_steps

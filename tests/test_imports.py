@@ -26,7 +26,7 @@ LAYERS = (
     ("platform_folders", "torchrun"),
     ("outcome",),
     # what needs neither files nor network
-    ("languages", "text", "normalizers", "truncation"),
+    ("languages", "text", "normalizers", "truncation", "packing"),
     ("audio", "metrics"),
     # dataset -> examples
     ("examples", "filetree", "holdout", "columns", "hub_errors"),
@@ -48,7 +48,7 @@ LAYERS = (
     # artifact -> batches -> trainer -> results -> published model
     ("batches", "checkpoints", "evaluation", "model_folder", "results", "tracking", "training_arguments"),
     ("best_weights", "training_input", "run_folder", "reporting", "curves", "model_card", "memory"),
-    ("ranks", "base_model"),
+    ("ranks", "base_model", "windows"),
     ("joining",),
     ("transcribing", "run_size"),
     ("trainer",),

@@ -30,7 +30,14 @@ OVERRIDDEN_PRIVATE = {
     "_save_checkpoint",
     "_save_rng_state",
 }
-OVERRIDDEN_PUBLIC = {"evaluate", "get_train_dataloader", "log", "store_flos", "training_step"}
+OVERRIDDEN_PUBLIC = {
+    "evaluate",
+    "floating_point_ops",
+    "get_train_dataloader",
+    "log",
+    "store_flos",
+    "training_step",
+}
 
 
 def _name(distribution: str) -> str:

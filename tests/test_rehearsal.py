@@ -67,14 +67,14 @@ def test_a_loss_that_is_not_finite_is_found(
 def test_memory_that_runs_out_makes_micro_batches_smaller(
     parameters: TrainParameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = WhisperTrainer.training_step
+    step = WhisperTrainer._micro_step
 
     def limited(trainer: WhisperTrainer, model: Any, inputs: Any, *rest: Any) -> Any:
         if len(inputs["labels"]) > 2:
             raise torch.OutOfMemoryError("out of memory")
         return step(trainer, model, inputs, *rest)
 
-    monkeypatch.setattr(WhisperTrainer, "training_step", limited)
+    monkeypatch.setattr(WhisperTrainer, "_micro_step", limited)
     pace = run(changed(parameters, train_batch_size=8), tmp_path / "volume")
     assert pace.micro_batch == 2
     assert pace.step > 0

@@ -28,6 +28,7 @@ from asr_fine_tuner.artifact import SPLITS, Clip
 from asr_fine_tuner.batches import IGNORED_LABEL, Collator
 from asr_fine_tuner.checkpoints import checkpoints_in, newest_complete, step_of
 from asr_fine_tuner.labels import LabelEncoder
+from asr_fine_tuner.packing import Window
 from asr_fine_tuner.trainer import train_seconds
 from asr_fine_tuner.training import TrainResult, train
 from asr_fine_tuner.transcribing import token_loss
@@ -37,7 +38,7 @@ def test_the_loss_of_one_batch_is_whispers_own(parameters: TrainParameters) -> N
     trainer = fine_tuning_of(parameters).trainer
     model, collator = trainer.model.eval(), trainer.data_collator
     assert isinstance(collator, Collator)
-    batch = collator([trainer.train_dataset[index] for index in range(4)])
+    batch = collator([trainer.train_dataset[Window((index,))] for index in range(4)])
     features = batch["input_features"].float()
     with torch.no_grad():
         theirs = model(input_features=features, labels=batch["labels"]).loss
@@ -85,7 +86,7 @@ def test_the_logged_loss_is_the_mean_over_labels(parameters: TrainParameters) ->
     tuning = fine_tuning_of(changed(parameters, **whole))
     collator = tuning.trainer.data_collator
     assert isinstance(collator, Collator)
-    batch = collator([tuning.trainer.train_dataset[index] for index in range(10)])
+    batch = collator([tuning.trainer.train_dataset[Window((index,))] for index in range(10)])
     with torch.no_grad():
         expected = tuning.trainer.model.eval()(
             input_features=batch["input_features"].float(), labels=batch["labels"]
@@ -201,8 +202,8 @@ def _broken(clips: list[Clip], index: int) -> list[Clip]:
 def test_a_loss_that_is_not_finite_ends_training_before_the_step(
     parameters: TrainParameters, tiny_model: Path, tiny_artifact: Path, tmp_path: Path
 ) -> None:
-    order = [int(index) for batch in fine_tuning_of(parameters).trainer.get_train_dataloader()
-             for index in batch["clip_index"]]  # fmt: skip
+    order = [int(index) for step in fine_tuning_of(parameters).trainer.get_train_dataloader()
+             for batch in step.micro_batches for index in batch["clip_index"]]  # fmt: skip
     splits = {split: clips_of(tiny_artifact, split) for split in SPLITS}
     splits["train"] = _broken(splits["train"], order[5])
     artifact = write_artifact(tmp_path / "nan", tiny_model, tiny_artifact, splits)

@@ -26,7 +26,6 @@ ARGUMENTS: dict[str, tuple[object, str, object]] = {
     "lr_scheduler": ("cosine", "lr_scheduler_type", "linear"),
     "warmup_steps": (9, "warmup_steps", 500),
     "train_batch_size": (3, "per_device_train_batch_size", 16),
-    "grad_accum_steps": (5, "gradient_accumulation_steps", 1),
     "eval_batch_size": (6, "per_device_eval_batch_size", 8),
     "max_sequence_length": (60, "generation_max_length", 255),
     "logging_steps": (2, "logging_steps", 25),
@@ -36,6 +35,10 @@ ARGUMENTS: dict[str, tuple[object, str, object]] = {
 }
 
 ELSEWHERE = {
+    "grad_accum_steps": "test_trainer.test_accumulated_gradients_are_those_of_one_large_batch",
+    "packing": "test_windows.test_packing_is_decided_by_how_many_clips_a_window_holds",
+    "single_clip_share": "test_windows.test_the_parameters_decide_what_windows_hold",
+    "packed_timestamps": "test_windows.test_the_parameters_decide_what_windows_hold",
     "model_id": "test_fine_tuning.test_the_base_model_is_the_one_asked_for",
     "model_revision": "test_publish_job.test_the_revision_of_the_model_is_the_one_asked_for",
     "dataset_name": "test_training_input.test_parameters_that_the_artifact_was_not_made_with_are_refused",

@@ -169,6 +169,18 @@ class ArtifactSplit:
         counts: npt.NDArray[np.int32] = pc.list_value_length(self._table.column("labels")).to_numpy()
         return counts
 
+    @functools.cached_property
+    def speaker_numbers(self) -> npt.NDArray[np.int32]:
+        """A number for each speaker, the same one for all clips whose speaker is not known, `[n_clips]`."""
+        speakers = self._table.column("speaker").combine_chunks().dictionary_encode(null_encoding="encode")
+        numbers: npt.NDArray[np.int32] = speakers.indices.to_numpy(zero_copy_only=False)
+        return numbers
+
+    def text(self, index: int) -> str:
+        column, row = self._find("text", index)
+        text: str = column[row].as_py()
+        return text
+
     @property
     def hours(self) -> float:
         return float(self.seconds.sum(dtype=np.float64)) / 3600

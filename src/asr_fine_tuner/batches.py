@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypedDict
+from dataclasses import dataclass, replace
+from typing import TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +14,18 @@ import torch
 
 from asr_fine_tuner.artifact import ArtifactSplit
 from asr_fine_tuner.features import Float16Array, pad_to_window
+from asr_fine_tuner.packing import Packer, Window
 
 # What PyTorch's cross entropy leaves out, by its default.
 IGNORED_LABEL = -100
-# Stands for a clip where a rank has none left while others do: what is computed for it counts for nothing.
-NO_CLIP = -1
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingClip:
-    """features: `[n_frames, n_mels]`. labels: from the start token to the end token, `[n_labels]`.
+class LabelledFeatures:
+    """What one window of the model holds: a clip, or several that are packed.
 
-    index: of the clip in its split, or `NO_CLIP`, where the rest is that of some clip.
+    index: of the clip in its split, or of the first. features: `[n_frames, n_mels]`.
+    labels: from the start token to the end token, `[n_labels]`. seconds: of audio.
     """
 
     index: int
@@ -37,8 +38,7 @@ class Batch(TypedDict, total=False):
     """input_features: float16 `[batch, n_mels, window_frames]`, padded as the padded extractor does.
     decoder_input_ids, labels: int64 `[batch, longest]`; labels are the decoder's inputs shifted by one.
     attention_mask: int64 `[batch, window_frames]`, 1 on real frames; only for SpecAugment.
-    clip_index: int64 `[batch]`, position of each clip in its split, or `NO_CLIP`, whose labels are all ignored.
-    seconds: float32 `[batch]`.
+    clip_index: int64 `[batch]`, position of each clip in its split.
     """
 
     input_features: torch.Tensor
@@ -46,11 +46,10 @@ class Batch(TypedDict, total=False):
     labels: torch.Tensor
     attention_mask: torch.Tensor
     clip_index: torch.Tensor
-    seconds: torch.Tensor
 
 
-class ClipDataset(torch.utils.data.Dataset[TrainingClip]):
-    """One split of the artifact, in its own order or with the longest transcripts first."""
+class ClipDataset(torch.utils.data.Dataset[LabelledFeatures]):
+    """One split of the artifact, a clip to a window, in its own order or with the longest transcripts first."""
 
     def __init__(self, clips: ArtifactSplit, *, longest_first: bool = False) -> None:
         self.clips = clips
@@ -64,11 +63,9 @@ class ClipDataset(torch.utils.data.Dataset[TrainingClip]):
     def longest_labels(self) -> int:
         return int(self.clips.label_counts.max())
 
-    def __getitem__(self, position: int) -> TrainingClip:
-        if position == NO_CLIP:
-            return TrainingClip(NO_CLIP, self.clips.features(0), self.clips.labels(0), 0.0)
+    def __getitem__(self, position: int) -> LabelledFeatures:
         index = int(self._order[position])
-        return TrainingClip(
+        return LabelledFeatures(
             index, self.clips.features(index), self.clips.labels(index), float(self.clips.seconds[index])
         )
 
@@ -77,7 +74,7 @@ class ClipDataset(torch.utils.data.Dataset[TrainingClip]):
 class BatchSizes:
     """How the clips of an optimizer step are divided.
 
-    effective: clips in one step, over all processes. micro: most clips at once in a process.
+    effective: clips in one step, over all processes. micro: most windows at once in a process.
     """
 
     effective: int
@@ -86,44 +83,39 @@ class BatchSizes:
 
     @property
     def accumulated(self) -> int:
-        """Micro batches of a process that make a full step."""
+        """Micro batches of a process that make a step of windows with one clip each."""
         return math.ceil(math.ceil(self.effective / self.processes) / self.micro)
 
 
-class TrainingBatches(torch.utils.data.Sampler[list[int]]):
-    """The micro batches of one process in one epoch, as positions in the split.
+def steps_in_epoch(n_clips: int, effective_batch: int) -> int:
+    return math.ceil(n_clips / effective_batch)
 
-    The order of the clips follows from seed and epoch alone, and a step takes the next `sizes.effective` of them: the
-    clips of a step are the same on any number of processes. Each clip is in one micro batch of one process. The last
-    step of an epoch has the clips that are left.
+
+class TrainingSteps(torch.utils.data.Sampler[list[Window]]):
+    """The windows of one process in each optimizer step of an epoch.
+
+    All processes draw the same windows, and each one takes its share of every step: what a step learns from is the same
+    on any number of them. The steps of an epoch have about as many clips each, `sizes.effective` or a few less.
     """
 
-    def __init__(self, n_clips: int, sizes: BatchSizes, *, seed: int, rank: int = 0) -> None:
-        self._n_clips, self._sizes, self._seed, self._rank = n_clips, sizes, seed, rank
+    def __init__(self, packer: Packer, sizes: BatchSizes, rank: int = 0) -> None:
+        self._packer, self._sizes, self._rank = packer, sizes, rank
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return sum(self._micro_batches(step) for step in self._steps())
+        return steps_in_epoch(len(self._packer), self._sizes.effective)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        micro, processes = self._sizes.micro, self._sizes.processes
-        order = torch.randperm(self._n_clips, generator=torch.Generator().manual_seed(self._seed + self._epoch))
-        for step in self._steps():
-            share = order[step.start : step.stop][self._rank :: processes].tolist()
-            for begin in range(0, micro * self._micro_batches(step), micro):
-                yield share[begin : begin + micro] or [NO_CLIP]
-
-    def _steps(self) -> Iterator[range]:
-        effective = self._sizes.effective
-        for begin in range(0, self._n_clips, effective):
-            yield range(begin, min(begin + effective, self._n_clips))
-
-    def _micro_batches(self, step: range) -> int:
-        """The same on all processes: the first one has the largest share."""
-        return math.ceil(math.ceil(len(step) / self._sizes.processes) / self._sizes.micro)
+    def __iter__(self) -> Iterator[list[Window]]:
+        windows = self._packer.windows(self._epoch)
+        clips_before = np.cumsum([0, *(len(window.clips) for window in windows)])[:-1]
+        # A window belongs to the step that its first clip does. No step is left without one: a window holds at most
+        # n_clips // len(self) clips, which is as far as the steps lie apart or less.
+        step_of_window = clips_before * len(self) // len(self._packer)
+        for begin, end in itertools.pairwise(np.searchsorted(step_of_window, range(len(self) + 1)).tolist()):
+            yield windows[begin:end][self._rank :: self._sizes.processes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +131,7 @@ class Collator:
     pad_token_id: int
     mask_padding: bool = False
 
-    def __call__(self, clips: Sequence[TrainingClip]) -> Batch:
+    def __call__(self, clips: Sequence[LabelledFeatures]) -> Batch:
         """
         Raises:
             ValueError: labels that do not begin with the start token.
@@ -155,17 +147,57 @@ class Collator:
                 )
             tokens = torch.from_numpy(clip.labels.astype(np.int64))
             decoder_input_ids[row, : len(tokens) - 1] = tokens[:-1]
-            if clip.index != NO_CLIP:
-                labels[row, : len(tokens) - 1] = tokens[1:]
+            labels[row, : len(tokens) - 1] = tokens[1:]
         features = pad_to_window([clip.features for clip in clips], self.window_frames)
         batch: Batch = {
             "input_features": torch.from_numpy(features),
             "decoder_input_ids": decoder_input_ids,
             "labels": labels,
             "clip_index": torch.tensor([clip.index for clip in clips]),
-            "seconds": torch.tensor([clip.seconds for clip in clips]),
         }
         if self.mask_padding:
             frames = torch.tensor([len(clip.features) for clip in clips])
             batch["attention_mask"] = (torch.arange(self.window_frames) < frames[:, None]).long()
         return batch
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one process computes of an optimizer step.
+
+    n_labels: that are learned. audio_seconds: in all its windows.
+    """
+
+    micro_batches: list[Batch]
+    n_labels: int
+    n_windows: int
+    audio_seconds: float
+
+    def pin_memory(self) -> Step:
+        """What torch's loader asks for where batches travel to a GPU."""
+
+        def pinned(batch: Batch) -> Batch:
+            tensors = cast("dict[str, torch.Tensor]", batch)
+            return cast("Batch", {name: tensor.pin_memory() for name, tensor in tensors.items()})
+
+        return replace(self, micro_batches=[pinned(batch) for batch in self.micro_batches])
+
+
+@dataclass(frozen=True, slots=True)
+class StepCollator:
+    """Makes a `Step` of the windows of a process, in micro batches of up to `micro_batch` and of about one size."""
+
+    collator: Collator
+    micro_batch: int
+
+    def __call__(self, windows: Sequence[LabelledFeatures]) -> Step:
+        # Labels are padded to the longest of a micro batch.
+        ordered = sorted(windows, key=lambda window: -len(window.labels))
+        n_micro_batches = math.ceil(len(ordered) / self.micro_batch)
+        bounds = [len(ordered) * number // max(1, n_micro_batches) for number in range(n_micro_batches + 1)]
+        return Step(
+            micro_batches=[self.collator(ordered[begin:end]) for begin, end in itertools.pairwise(bounds)],
+            n_labels=sum(len(window.labels) - 1 for window in windows),
+            n_windows=len(windows),
+            audio_seconds=sum(window.seconds for window in windows),
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,21 @@ class LogMelExtractor:
         return features
 
 
-def pad_to_window(clips: list[Float16Array], window_frames: int) -> Float16Array:
+def join_clips(clips: Sequence[Float16Array], n_frames: Sequence[int], window_frames: int) -> Float16Array:
+    """Features `[frames, n_mels]` of clips that follow one another in one window.
+
+    Of each clip but the last its first `n_frames` are taken, which leaves out its silent tail; the last one's tail
+    stays, as far as the window goes. The log-mel spectrum is cut 8 below the maximum of what is in the window (see
+    `LogMelExtractor.log_mel`, which divides by 4): that of a single clip is cut again where another one is louder. So
+    this is what the extractor gives for the joined audio, but for the frames at a join that hear both clips.
+    """
+    kept = [clip[:frames] for clip, frames in zip(clips[:-1], n_frames[:-1], strict=True)]
+    joined = np.concatenate([*kept, clips[-1][: window_frames - sum(n_frames[:-1])]])
+    clipped: Float16Array = np.maximum(joined, joined.max() - np.float16(2.0))
+    return clipped
+
+
+def pad_to_window(clips: Sequence[Float16Array], window_frames: int) -> Float16Array:
     """Stack clips `[n_frames, n_mels]` into a batch `[batch, n_mels, window_frames]`, each padded with its last frame.
 
     The last frame of a shorter clip is pure padding (see `real_frames`), so this is what the padded extractor gives.

@@ -33,6 +33,7 @@ from asr_fine_tuner.tracking import Tracker
 from asr_fine_tuner.trainer import WhisperTrainer
 from asr_fine_tuner.training_arguments import DevicePlan, common_plan, plan_device, training_arguments
 from asr_fine_tuner.training_input import TrainingInput
+from asr_fine_tuner.windows import TrainingWindows, plan_windows
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,9 @@ class FineTuning:
         self.text_language = "en" if encoding.task == "translate" else encoding.language_token
         self.clips = {split: source.clips(split) for split in SPLITS}
         source.refuse_replaced()
+        self.packer = plan_windows(
+            self.clips["train"], self.labels, source.manifest.model, parameters, self._effective_batch
+        )
         self.trainer = self._build_trainer()
 
     def _fit(self, fitted: FittedBatch | None) -> None:
@@ -98,7 +102,10 @@ class FineTuning:
         return WhisperTrainer(
             model=model,
             args=training_arguments(parameters, self.run.folder, self.plan, self.ranks.rank),
-            train_clips=self.clips["train"],
+            windows=TrainingWindows(
+                self.clips["train"], self.labels, self.packer.lengths.positions, 2 * model.config.max_source_positions
+            ),
+            packer=self.packer,
             validation_clips=self.clips["validation"],
             labels=self.labels,
             text_language=self.text_language,
@@ -126,8 +133,8 @@ class FineTuning:
         if ranks.size > 1:
             told = self.sizes
             logger.info(
-                "%d clips to a step, by %d processes in micro batches of up to %d, %d of them each",
-                *(told.effective, told.processes, told.micro, told.accumulated),
+                "%d clips to a step, by %d processes in micro batches of up to %d windows",
+                *(told.effective, told.processes, told.micro),
             )
         while not self._fits_memory(self._train_or_continue):
             self._use_less_memory()
@@ -153,18 +160,19 @@ class FineTuning:
         Raises:
             PermanentError: a micro batch is one clip already.
         """
-        parameters, micro_batch = self.parameters, self.sizes.micro
+        parameters = self.parameters
+        micro_batch = min(self.sizes.micro, max(self.ranks.gather(self.trainer.most_windows_at_once)))
         if not self.plan.gradient_checkpointing and parameters.gradient_checkpointing == "auto":
             logger.warning("out of memory: gradient checkpointing is on from here on")
         elif micro_batch == 1:
             raise PermanentError(
-                given=f"training is out of memory on {self.plan.device} with one clip in a micro batch",
+                given=f"training is out of memory on {self.plan.device} with one window in a micro batch",
                 expected="a device that holds the model, its gradients and Adam's two moments",
                 action="try --gradient_checkpointing on or --freeze_encoder true, a smaller model or a larger device",
             )
         else:
             micro_batch //= 2
-            logger.warning("out of memory: %d clips in a micro batch from here on, and more of them", micro_batch)
+            logger.warning("out of memory: %d windows in a micro batch from here on, and more of them", micro_batch)
         checkpointing = self.plan.gradient_checkpointing or parameters.gradient_checkpointing == "auto"
         fitted = FittedBatch(micro_batch, checkpointing)
         self.ranks.from_first(lambda: self.run.keep_fitted(fitted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.languages import UNSPACED_LANGUAGES
 
 if TYPE_CHECKING:
     from transformers import WhisperTokenizer
@@ -35,6 +37,7 @@ class LabelEncoder:
             PermanentError: the checkpoint has no token for the language, or is English-only and asked for another one.
         """
         self.tokenizer = tokenizer
+        self._unspaced = task == "transcribe" and language_code in UNSPACED_LANGUAGES
         if multilingual:
             if f"<|{language_code}|>" not in tokenizer.get_vocab():
                 raise PermanentError(
@@ -63,11 +66,53 @@ class LabelEncoder:
 
         What reads like a token in the transcript (`<|endoftext|>`) is spelt as text, so that it cannot end the labels.
         """
+        return list(self.tokenizer.build_inputs_with_special_tokens(self._text_ids(text)))
+
+    def join(self, texts: Sequence[str], labels: Sequence[list[int]], bounds: Sequence[int] | None) -> list[int]:
+        """Labels of transcripts that follow one another in one window, as `encode` makes them of one.
+
+        labels: those of each text. bounds: where each text begins, and where the last one ends, in timestamps of the
+        model; None for labels without timestamps.
+
+        With timestamps every text has a space before it, as Whisper writes them: long recordings are transcribed
+        window by window, and nothing else would part what two windows begin and end with. Without, the first has none,
+        like a single clip's.
+        """
+        prompt, end = labels[0][: self.prompt_length], labels[0][-1]
+        own = [ids[self.prompt_length : -1] for ids in labels]
+        if bounds is None:
+            following = [self._after_space(text, ids) for text, ids in zip(texts[1:], own[1:], strict=True)]
+            return [*prompt, *own[0], *itertools.chain(*following), end]
+        # <|notimestamps|> is the last of the prompt, and <|0.00|> comes right behind it in the vocabulary.
+        first_timestamp = prompt.pop() + 1
+        joined = prompt
+        for text, ids, (begin, stop) in zip(texts, own, itertools.pairwise(bounds), strict=True):
+            joined += [first_timestamp + begin, *self._after_space(text, ids), first_timestamp + stop]
+        return [*joined, end]
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before those of the text."""
+        return len(self.tokenizer.prefix_tokens)
+
+    def has_timestamps(self, positions: int) -> bool:
+        """Whether the vocabulary goes on to the timestamp of the window's end, which has so many positions."""
+        last: int = self.tokenizer.prefix_tokens[-1] + 1 + positions
+        return len(self.tokenizer) > last
+
+    def _after_space(self, text: str, ids: list[int]) -> list[int]:
+        """Token ids of a text behind another one, at most one more than the text's own `ids`."""
+        if self._unspaced:
+            return ids
+        spaced = self._text_ids(f" {text}")
+        return spaced if len(spaced) <= len(ids) + 1 else [*self._text_ids(" "), *ids]
+
+    def _text_ids(self, text: str) -> list[int]:
         # The tokenizer's own split_special_tokens leaves timestamps whole; cut within the marker, nothing matches.
         ids: list[int] = []
         for part in _INSIDE_MARKER.split(text):
             ids += self.tokenizer.backend_tokenizer.encode(part, add_special_tokens=False).ids
-        return list(self.tokenizer.build_inputs_with_special_tokens(ids))
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The transcript in `ids`, special tokens left out."""

@@ -25,17 +25,19 @@ from transformers import (
 )
 
 from asr_fine_tuner.artifact import ArtifactSplit
-from asr_fine_tuner.batches import Batch, BatchSizes, ClipDataset, Collator, TrainingBatches
+from asr_fine_tuner.batches import Batch, BatchSizes, ClipDataset, Collator, Step, StepCollator, TrainingSteps
 from asr_fine_tuner.best_weights import BestWeights
 from asr_fine_tuner.checkpoints import checkpoint_folder, remove_older, sealed
 from asr_fine_tuner.errors import InterruptedJob, PermanentError
 from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.files import rename_folder
 from asr_fine_tuner.labels import LabelEncoder
+from asr_fine_tuner.packing import Packer
 from asr_fine_tuner.ranks import Ranks
 from asr_fine_tuner.run_size import DiskEstimate
 from asr_fine_tuner.stop import stop_requested
 from asr_fine_tuner.transcribing import Transcriber, token_loss
+from asr_fine_tuner.windows import TrainingWindows
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,8 @@ class WhisperTrainer(Seq2SeqTrainer):
         *,
         model: WhisperForConditionalGeneration,
         args: Seq2SeqTrainingArguments,
-        train_clips: ArtifactSplit,
+        windows: TrainingWindows,
+        packer: Packer,
         validation_clips: ArtifactSplit,
         labels: LabelEncoder,
         text_language: str,
@@ -71,7 +74,8 @@ class WhisperTrainer(Seq2SeqTrainer):
         early_stopping_patience: int | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        """text_language: Whisper's code of the language of the transcripts (English for translations)."""
+        """packer: tells which windows there are in each epoch.
+        text_language: Whisper's code of the language of the transcripts (English for translations)."""
         config = model.config
         collator = Collator(
             # The encoder's second convolution halves the frame rate.
@@ -83,7 +87,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=ClipDataset(train_clips),
+            train_dataset=windows,
             eval_dataset=ClipDataset(validation_clips, longest_first=True),
             data_collator=collator,
             compute_loss_func=token_loss,
@@ -100,7 +104,9 @@ class WhisperTrainer(Seq2SeqTrainer):
         self._disk = DiskEstimate.of(model, transcript_bytes=0)
         self.best = BestWeights(self.run_dir, leading_metric, self._disk.weights)
         self.last_evaluation: Evaluation | None = None
-        self._batches = TrainingBatches(len(train_clips), batch_sizes, seed=args.data_seed, rank=ranks.rank)
+        self._steps = TrainingSteps(packer, batch_sizes, ranks.rank)
+        self._step_collator = StepCollator(collator, batch_sizes.micro)
+        self.most_windows_at_once = 0
         self._transcriber = Transcriber(
             model, args, self.accelerator, collator, labels, text_language, self.scratch, ranks
         )
@@ -119,35 +125,45 @@ class WhisperTrainer(Seq2SeqTrainer):
     def scratch(self) -> Path:
         return self.run_dir / "scratch"
 
-    def get_train_dataloader(self) -> DataLoader[Batch]:
-        """The micro batches of this rank; the epoch that they are of is set when it begins."""
+    def get_train_dataloader(self) -> DataLoader[Step]:
+        """Whole optimizer steps, which is how the trainer counts and skips them; the epoch is set when it begins."""
         return DataLoader(
             self.train_dataset,
-            batch_sampler=self._batches,
-            collate_fn=self.data_collator,
+            batch_sampler=self._steps,
+            collate_fn=self._step_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
 
-    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Any:
-        # Adds up the labels of all ranks; one that could not read its clips says so here.
-        self.ranks.meet()
-        return super()._get_num_items_in_batch(batch_samples, device)
+    def _get_num_items_in_batch(self, batch_samples: list[Step], device: torch.device) -> int:  # noqa: ARG002 - the trainer's own signature
+        # Of all ranks; one that could not read its clips says so here.
+        return int(self.ranks.sum(sum(step.n_labels for step in batch_samples)))
 
     def store_flos(self) -> None:
         self.ranks.meet()  # for what it adds up
         super().store_flos()
 
+    def floating_point_ops(self, inputs: Step) -> int:  # noqa: ARG002
+        return 0
+
     def training_step(
-        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+        self, model: torch.nn.Module, inputs: Step, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
+        """Gradients of a whole optimizer step, over its micro batches and all ranks; returns this rank's loss."""
         self._clock_started = self._clock_started or time.monotonic()
-        self._audio_seconds += float(inputs.pop("seconds").sum())
-        inputs.pop("clip_index")
-        loss = cast("torch.Tensor", super().training_step(model, inputs, num_items_in_batch))
+        self._audio_seconds += inputs.audio_seconds
+        loss = torch.zeros((), device=self.args.device)
+        for batch in inputs.micro_batches:
+            self.most_windows_at_once = max(self.most_windows_at_once, len(batch["labels"]))
+            loss += self._micro_step(model, batch, num_items_in_batch)
         self._refuse_non_finite("loss", loss)
-        if self.accelerator.sync_gradients:
-            self.ranks.average_gradients(model.parameters())
+        self.ranks.average_gradients(model.parameters())
         return loss
+
+    def _micro_step(
+        self, model: torch.nn.Module, batch: Batch, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        given = {name: tensor for name, tensor in batch.items() if name != "clip_index"}
+        return cast("torch.Tensor", super().training_step(model, given, num_items_in_batch))
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: float | torch.Tensor | None = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -165,7 +181,8 @@ class WhisperTrainer(Seq2SeqTrainer):
             )
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        # From pinned memory, so that the processor goes on with what comes next.
+        prepared = {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in inputs.items()}
         # Features travel to the device in float16, half the bytes; the model takes its own type or autocasts.
         prepared["input_features"] = prepared["input_features"].to(self.model.dtype)
         return prepared
@@ -228,7 +245,7 @@ class WhisperTrainer(Seq2SeqTrainer):
     def _run_epoch(self, **arguments: Any) -> None:
         # The evaluation that a resumed run makes up for can be the one that ends it.
         if not self.control.should_training_stop:
-            self._batches.set_epoch(arguments["epoch"])
+            self._steps.set_epoch(arguments["epoch"])
             super()._run_epoch(**arguments)
 
     def load_weights(self, folder: Path) -> None:

@@ -119,7 +119,8 @@ def training_arguments(
         warmup_steps=parameters.warmup_steps,
         per_device_train_batch_size=parameters.train_batch_size,
         per_device_eval_batch_size=parameters.eval_batch_size,
-        gradient_accumulation_steps=parameters.grad_accum_steps,
+        # What the trainer's loader gives is a whole optimizer step: see `WhisperTrainer.training_step`.
+        gradient_accumulation_steps=1,
         activation_checkpointing=plan.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if plan.gradient_checkpointing else None,
         bf16=plan.precision == "bf16",

@@ -112,10 +112,10 @@ class Transcriber:
     def _assess(self, clips: ClipDataset, what: str) -> Evaluation:
         began = time.monotonic()
         limit = generation_limit(
-            clips.longest_labels - self._prompt_length,
+            clips.longest_labels - self._labels.prompt_length,
             self._args.generation_max_length,
             self._model.config.max_target_positions,
-            self._prompt_length,
+            self._labels.prompt_length,
         )
         with self._ranks.together():
             metric = self._new_metric() if self._ranks.first else None
@@ -187,10 +187,6 @@ class Transcriber:
             scratch=self.scratch,
             english_spelling=self._labels.tokenizer.english_spelling_normalizer,
         )
-
-    @property
-    def _prompt_length(self) -> int:
-        return len(self._labels.tokenizer.prefix_tokens)
 
 
 def _scores(metric: ErrorRateMetric | None, of_others: list[list[TranscribedBatch]], clips: ClipDataset) -> Scores:

@@ -1,0 +1,196 @@
+"""windows.py: packed windows are what the extractor and the tokenizer make of the joined audio and text."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from speech import synthesize
+from tiny_training import changed, clips_of, fine_tuning_of, log_history, sigterm_at, weights_of, write_artifact
+from transformers import WhisperFeatureExtractor
+
+from asr_fine_tuner import InterruptedJob, PermanentError, TrainParameters
+from asr_fine_tuner.artifact import SPLITS, Clip
+from asr_fine_tuner.features import Float32Array, LogMelExtractor, join_clips, pad_to_window
+from asr_fine_tuner.fine_tuning import FineTuning
+from asr_fine_tuner.labels import LabelEncoder
+from asr_fine_tuner.packing import Window
+from asr_fine_tuner.training import train
+
+FRAME, POSITION = 160, 320  # samples
+
+
+@pytest.fixture(scope="module")
+def labels(tiny_model: Path) -> LabelEncoder:
+    return LabelEncoder.from_folder(tiny_model, "it", "transcribe")
+
+
+def _beginning(clip: Clip, seconds: float, labels: LabelEncoder) -> Clip:
+    text = " ".join(clip.text.split()[:2])
+    features = clip.features[: int(100 * seconds) + 3]
+    return replace(clip, features=features, seconds=seconds, text=text, labels=labels.encode(text))
+
+
+@pytest.fixture(scope="module")
+def short_clips(
+    tiny_model: Path, tiny_artifact: Path, labels: LabelEncoder, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The beginnings of the tiny artifact's clips, of 0.8 to 1.25 s: three or four fill the window of 4 s."""
+    splits = {
+        split: [_beginning(clip, 0.8 + 0.05 * row, labels) for row, clip in enumerate(clips_of(tiny_artifact, split))]
+        for split in SPLITS
+    }
+    return write_artifact(tmp_path_factory.mktemp("short") / "short-it", tiny_model, tiny_artifact, splits)
+
+
+@pytest.fixture
+def packed(parameters: TrainParameters, short_clips: Path) -> TrainParameters:
+    return changed(parameters, artifact_name=str(short_clips), train_batch_size=5, single_clip_share=0.0)
+
+
+def _windows(tuning: FineTuning) -> list[Window]:
+    return [window for epoch in range(4) for window in tuning.packer.windows(epoch)]
+
+
+def test_joined_features_are_those_of_the_joined_audio() -> None:
+    """Against the padded extractor of transformers, on clips of several levels, one of them 40 dB below the others."""
+    clips = [
+        (level * synthesize(seconds, seed=seed)).astype(np.float32)
+        for seed, (seconds, level) in enumerate([(4.123, 0.5), (2.0, 0.005), (7.77, 1.0), (0.31, 0.1), (9.9999, 0.3)])
+    ]
+    positions = [-(-len(clip) // POSITION) for clip in clips]
+    extractor = WhisperFeatureExtractor()
+    ours = LogMelExtractor(extractor)
+    joined = join_clips([ours.extract(clip) for clip in clips], [2 * n for n in positions], ours.window_frames)
+    audio: Float32Array = np.concatenate(
+        [np.pad(clip, (0, n * POSITION - len(clip))) for clip, n in zip(clips, positions, strict=True)]
+    )
+    expected = extractor(audio, sampling_rate=16_000, return_tensors="np").input_features[0]
+    error = np.abs(pad_to_window([joined], ours.window_frames)[0].astype(np.float32) - expected).max(axis=0)
+    joins = np.cumsum(positions)[:-1] * POSITION // FRAME
+    # A frame hears 200 samples on each side of its centre.
+    hears_both = {int(join) + offset for join in joins for offset in (-1, 0, 1)}
+    elsewhere = [frame for frame in range(len(error)) if frame not in hears_both]
+    assert error[elsewhere].max() < 1e-3
+    assert error.max() < 1.0
+
+
+def test_a_window_may_be_full_to_the_last_frame() -> None:
+    ours = LogMelExtractor(WhisperFeatureExtractor())
+    clips = [synthesize(seconds, seed=7) for seconds in (12.5, 17.5)]
+    joined = join_clips([ours.extract(clip) for clip in clips], [1250, 1750], ours.window_frames)
+    assert joined.shape == (3000, 80)
+
+
+def test_labels_of_a_window_are_those_of_the_joined_text(labels: LabelEncoder) -> None:
+    texts = ["Buongiorno a tutti.", "Come va?", "2 + 2 fa 4"]
+    own = [labels.encode(text) for text in texts]
+    assert labels.join(texts, own, None) == labels.encode(" ".join(texts))
+    timed = labels.join(texts, own, [0, 61, 100, 200])
+    assert labels.tokenizer.decode(timed, decode_with_timestamps=True) == (
+        "<|startoftranscript|><|it|><|transcribe|>"
+        "<|0.00|> Buongiorno a tutti.<|1.22|><|1.22|> Come va?<|2.00|><|2.00|> 2 + 2 fa 4<|4.00|><|endoftext|>"
+    )
+    assert labels.join(texts[:1], own[:1], None) == own[0]
+
+
+def test_a_language_without_spaces_is_joined_without(tiny_model: Path) -> None:
+    labels = LabelEncoder.from_folder(tiny_model, "ja", "transcribe")
+    texts = ["はい", "そうです"]
+    joined = labels.join(texts, [labels.encode(text) for text in texts], None)
+    assert labels.decode(joined) == "はいそうです"
+
+
+def test_a_text_is_not_read_as_timestamps(labels: LabelEncoder) -> None:
+    texts = ["uno", "<|0.50|> due<|endoftext|>"]
+    joined = labels.join(texts, [labels.encode(text) for text in texts], [0, 50, 100])
+    assert joined.count(labels.tokenizer.eos_token_id) == 1
+    assert labels.tokenizer.convert_tokens_to_ids("<|0.50|>") not in joined
+
+
+def test_a_window_never_has_more_labels_than_it_was_packed_for(packed: TrainParameters) -> None:
+    tuning = fine_tuning_of(changed(packed, packed_timestamps="always"))
+    windows, lengths = tuning.trainer.train_dataset, tuning.packer.lengths
+    for window in _windows(tuning):
+        held = windows[window]
+        planned = tuning.labels.prompt_length + int(lengths.labels[list(window.clips)].sum())
+        assert len(held.labels) - 1 <= planned <= 448
+        assert len(held.features) <= windows.window_frames
+        assert held.seconds == pytest.approx(tuning.clips["train"].seconds[list(window.clips)].sum())
+
+
+@pytest.mark.parametrize(
+    ("packing", "artifact", "expected"),
+    [("auto", "short_clips", True), ("auto", "tiny_artifact", False), ("on", "tiny_artifact", False)],
+)
+def test_packing_is_decided_by_how_many_clips_a_window_holds(
+    packing: str,
+    artifact: str,
+    expected: bool,
+    packed: TrainParameters,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On is on, also where no two clips fit into one window."""
+    given = changed(packed, packing=packing, artifact_name=str(request.getfixturevalue(artifact)))
+    with caplog.at_level(logging.INFO, "asr_fine_tuner"):
+        tuning = fine_tuning_of(given)
+    said = "packing is on: 10 clips in " if packing == "on" or expected else "packing is off: 1.0 clips to a window"
+    assert said in caplog.text
+    assert (max(len(window.clips) for window in _windows(tuning)) > 1) == expected
+
+
+def test_packing_can_be_turned_off(packed: TrainParameters) -> None:
+    windows = _windows(fine_tuning_of(changed(packed, packing="off", packed_timestamps="always")))
+    assert {(len(window.clips), window.timestamps) for window in windows} == {(1, False)}
+
+
+def test_the_parameters_decide_what_windows_hold(packed: TrainParameters) -> None:
+    def windows(**changes: object) -> list[Window]:
+        return _windows(fine_tuning_of(changed(packed, packing="on", **changes)))
+
+    assert all(len(window.clips) == 1 for window in windows(single_clip_share=1.0))
+    assert {window.timestamps for window in windows(packed_timestamps="always")} == {True}
+    assert {window.timestamps for window in windows(packed_timestamps="never")} == {False}
+    assert {window.timestamps for window in windows()} == {True, False}
+
+
+def test_no_window_holds_more_clips_than_a_step(packed: TrainParameters) -> None:
+    assert max(len(window.clips) for window in _windows(fine_tuning_of(changed(packed, train_batch_size=2)))) == 2
+
+
+def test_a_checkpoint_without_timestamps_is_told(
+    packed: TrainParameters, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(LabelEncoder, "has_timestamps", lambda *_: False)
+    with caplog.at_level(logging.INFO, "asr_fine_tuner"):
+        tuning = fine_tuning_of(packed)
+    assert "without timestamps, for which tiny-whisper has no tokens" in caplog.text
+    assert not any(window.timestamps for window in _windows(tuning))
+    with pytest.raises(PermanentError, match="--packed_timestamps always"):
+        fine_tuning_of(changed(packed, packed_timestamps="always"))
+
+
+def test_a_packed_run_that_is_interrupted_in_an_epoch_ends_with_the_same_weights(
+    packed: TrainParameters, tmp_path: Path
+) -> None:
+    given = changed(packed, train_batch_size=4, max_steps=7, eval_steps=7, save_steps=7)
+    whole = train(given)
+    parts = changed(given, output_dir=str(tmp_path / "parts"))
+    with sigterm_at("step 4 of 7"), pytest.raises(InterruptedJob):
+        train(parts)
+    result = train(parts)
+    assert weights_of(result.model_dir) == weights_of(whole.model_dir)
+    assert log_history(result.model_dir.parent) == log_history(whole.model_dir.parent)
+
+
+def test_packed_clips_are_learnt(packed: TrainParameters) -> None:
+    longer = {"max_steps": 80, "eval_steps": 80, "save_steps": 80, "max_sequence_length": 40, "max_eval_samples": 2}
+    given = changed(packed, **longer, learning_rate=5e-3, train_batch_size=10, warmup_steps=5, single_clip_share=0.2)
+    tuning = fine_tuning_of(given)
+    tuning.trainer.train()
+    losses = [entry["loss"] for entry in tuning.trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0] / 3
