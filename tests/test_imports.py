@@ -22,6 +22,7 @@ LAYERS = (
     ("errors", "rejection"),
     ("launch",),
     ("stop", "parameters", "logs", "progress", "traffic", "cores", "quiet"),
+    ("flops", "device_peak", "stage_clock"),
     ("files", "disk", "locations", "command_line"),
     ("platform_folders", "torchrun"),
     ("outcome",),
