@@ -12,6 +12,7 @@ from unittest import mock
 import torch
 
 from asr_fine_tuner import ranks
+from asr_fine_tuner.batches import Batch, Step
 from asr_fine_tuner.trainer import WhisperTrainer
 from asr_fine_tuner.transcribing import Transcriber
 
@@ -19,9 +20,9 @@ from asr_fine_tuner.transcribing import Transcriber
 def methods(clips: int) -> Iterator[tuple[type, str, Callable[..., Any]]]:
     """Classes, names of their methods, and what to put in their place."""
 
-    def limited(method: Callable[..., Any], batch_argument: int) -> Callable[..., Any]:
+    def limited(method: Callable[..., Any], at_once: Callable[..., int]) -> Callable[..., Any]:
         def call(worker: WhisperTrainer | Transcriber, *arguments: Any) -> Any:
-            if len(arguments[batch_argument]["labels"]) <= clips:
+            if at_once(*arguments) <= clips:
                 return method(worker, *arguments)
             lack = torch.OutOfMemoryError("out of memory")
             if isinstance(worker, WhisperTrainer) and worker.args.gradient_checkpointing and worker.ranks.size > 1:
@@ -31,5 +32,11 @@ def methods(clips: int) -> Iterator[tuple[type, str, Callable[..., Any]]]:
 
         return call
 
-    yield WhisperTrainer, "_micro_step", limited(WhisperTrainer._micro_step, 1)
-    yield Transcriber, "_transcribe", limited(Transcriber._transcribe, 0)
+    def trained(_: object, step: Step, *__: object) -> int:
+        return max((len(batch["labels"]) for batch in step.micro_batches), default=0)
+
+    def transcribed(batch: Batch, *_: object) -> int:
+        return len(batch["labels"])
+
+    yield WhisperTrainer, "training_step", limited(WhisperTrainer.training_step, trained)
+    yield Transcriber, "_transcribe", limited(Transcriber._transcribe, transcribed)

@@ -104,7 +104,6 @@ def _started(
     of_first: Mapping[str, object],
     of_second: Mapping[str, object] | None = None,
     disturbance: Disturbance | None = None,
-    disturbance_of_second: Disturbance | None = None,
 ) -> tuple[WarmJob, WarmJob]:
     """The two processes of a job, as torchrun starts them. disturbance: of the first."""
     with socket.socket() as free:
@@ -113,7 +112,7 @@ def _started(
     of_all = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [{**of_all, "OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
     first = jobs.start("train", of_first, env=ranks[0], disturbance=disturbance)
-    return first, jobs.start("train", of_second or of_first, env=ranks[1], disturbance=disturbance_of_second)
+    return first, jobs.start("train", of_second or of_first, env=ranks[1])
 
 
 def _assert_same(run: Path, result: Mapping[str, Any], of_one: TrainResult) -> None:
@@ -285,7 +284,7 @@ def test_memory_that_one_rank_lacks_makes_the_micro_batches_of_all_smaller(
 ) -> None:
     run = tmp_path / "run"
     given = {**_of_two(one, run), "max_steps": 2}
-    both = _started(jobs, given, disturbance_of_second=Disturbance(clips_at_once=1))
+    both = _started(jobs, given, disturbance=Disturbance(clips_at_once=1))
     first, second = (job.wait() for job in both)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     told = {name: first.result[name] for name in ("processes", "train_batch_size", "grad_accum_steps")}

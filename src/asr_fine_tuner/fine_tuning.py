@@ -171,7 +171,7 @@ class FineTuning:
                 action="try --gradient_checkpointing on or --freeze_encoder true, a smaller model or a larger device",
             )
         else:
-            micro_batch //= 2
+            micro_batch = math.ceil(micro_batch / 2)
             logger.warning("out of memory: %d windows in a micro batch from here on, and more of them", micro_batch)
         checkpointing = self.plan.gradient_checkpointing or parameters.gradient_checkpointing == "auto"
         fitted = FittedBatch(micro_batch, checkpointing)

@@ -135,6 +135,8 @@ class WhisperTrainer(Seq2SeqTrainer):
         )
 
     def _get_num_items_in_batch(self, batch_samples: list[Step], device: torch.device) -> int:  # noqa: ARG002 - the trainer's own signature
+        at_once = [len(batch["labels"]) for step in batch_samples for batch in step.micro_batches]
+        self.most_windows_at_once = max([self.most_windows_at_once, *at_once])
         # Of all ranks; one that could not read its clips says so here.
         return int(self.ranks.sum(sum(step.n_labels for step in batch_samples)))
 
@@ -153,7 +155,6 @@ class WhisperTrainer(Seq2SeqTrainer):
         self._audio_seconds += inputs.audio_seconds
         loss = torch.zeros((), device=self.args.device)
         for batch in inputs.micro_batches:
-            self.most_windows_at_once = max(self.most_windows_at_once, len(batch["labels"]))
             loss += self._micro_step(model, batch, num_items_in_batch)
         self._refuse_non_finite("loss", loss)
         self.ranks.average_gradients(model.parameters())

@@ -31,12 +31,12 @@ def test_the_effective_batch_and_the_weights_stay(
     parameters: TrainParameters, device_holds: Callable[[int], None], tmp_path: Any
 ) -> None:
     given = changed(parameters, train_batch_size=6, grad_accum_steps=1, eval_batch_size=5, max_steps=3)
-    small = train(changed(given, train_batch_size=1, grad_accum_steps=6, output_dir=str(tmp_path / "small")))
+    small = train(changed(given, train_batch_size=2, grad_accum_steps=3, output_dir=str(tmp_path / "small")))
     device_holds(2)
     result = train(given)
-    assert (result.train_batch_size, result.grad_accum_steps) == (1, 6)
+    assert (result.train_batch_size, result.grad_accum_steps) == (2, 3)
     told = read_results(result.model_dir / "results.json").hyperparameters
-    assert (told["train_batch_size"], told["grad_accum_steps"], told["effective_batch_size"]) == (1, 6, 6)
+    assert (told["train_batch_size"], told["grad_accum_steps"], told["effective_batch_size"]) == (2, 3, 6)
     assert told["gradient_checkpointing"] is True
     assert weights_of(result.model_dir) == weights_of(small.model_dir)
     assert result.metrics == small.metrics
