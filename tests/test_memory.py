@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_training import changed
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from asr_fine_tuner import memory
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.memory import container_free, evaluation_bytes, free_memory, outline, plan_memory
 from asr_fine_tuner.parameters import TrainParameters
@@ -59,8 +61,6 @@ def test_estimates_grow_with_the_batch_and_shrink_with_checkpointing(parameters:
 
 
 def test_checkpointing_pays_where_there_are_layers(parameters: TrainParameters) -> None:
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
-
     with torch.device("meta"):
         small = WhisperForConditionalGeneration(WhisperConfig(d_model=768, encoder_layers=12, decoder_layers=12))
     kept, recomputed = (training_bytes(small, 16, "bf16", checkpointing=on) for on in (False, True))
@@ -69,19 +69,22 @@ def test_checkpointing_pays_where_there_are_layers(parameters: TrainParameters) 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may have more memory than the sizes here")
-def test_too_large_a_batch_is_told_with_the_batch_that_fits(parameters: TrainParameters) -> None:
+def test_what_cannot_fit_is_refused(parameters: TrainParameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch to train on is divided; a batch to evaluate is not, where nothing tells that memory ran out."""
     model = outline(Path(parameters.model_id), parameters)
     free, _ = free_memory()
     batch = 1
     while training_bytes(model, batch, "fp32") < free:
         batch *= 2
-    with pytest.raises(PermanentError) as refused:
-        plan_memory(changed(parameters, train_batch_size=batch, grad_accum_steps=3), model)
-    words = refused.value.action.split()
-    micro, accumulate = int(words[1]), int(words[3])
-    assert micro < batch
-    assert micro * accumulate == batch * 3
-    plan_memory(changed(parameters, train_batch_size=micro), model)
-
+    plan = plan_memory(changed(parameters, train_batch_size=batch), model)
+    assert 1 <= plan.device.micro_batch < batch
+    assert plan.training < free
     with pytest.raises(PermanentError, match="--eval_batch_size"):
         plan_memory(changed(parameters, eval_batch_size=100 * batch), model)
+    with torch.device("meta"):
+        small = WhisperForConditionalGeneration(WhisperConfig(d_model=768, encoder_layers=12, decoder_layers=12))
+    single = changed(parameters, eval_batch_size=1)
+    enough = evaluation_bytes(small, 1, parameters.max_sequence_length, "fp32")
+    monkeypatch.setattr(memory, "free_memory", lambda: (int(enough), "a small machine"))
+    with pytest.raises(PermanentError, match="training on one window at a time"):
+        plan_memory(single, small)

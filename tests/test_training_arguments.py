@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from tiny_training import changed, fine_tuning_of
-from transformers import WhisperForConditionalGeneration
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from asr_fine_tuner import PermanentError, TrainParameters
+from asr_fine_tuner import PermanentError, TrainParameters, fine_tuning
 from asr_fine_tuner.training_arguments import DevicePlan, common_plan, plan_device, training_arguments, training_bytes
 
 TESTS = Path(__file__).parent
+PLAN = DevicePlan("cpu", "fp32", gradient_checkpointing=False, micro_batch=16)
+PLENTY = 10**15  # bytes
 
 # Parameter -> a value that is not its default, the argument of the trainer that has it, and the default there.
 ARGUMENTS: dict[str, tuple[object, str, object]] = {
@@ -35,6 +37,8 @@ ARGUMENTS: dict[str, tuple[object, str, object]] = {
 }
 
 ELSEWHERE = {
+    "eval_subset": "test_fine_tuning.test_a_part_of_validation_is_evaluated_while_training_and_all_of_it_at_the_end",
+    "compile": "test_compilation.test_without_a_gpu_it_is_refused",
     "grad_accum_steps": "test_trainer.test_accumulated_gradients_are_those_of_one_large_batch",
     "packing": "test_windows.test_packing_is_decided_by_how_many_clips_a_window_holds",
     "single_clip_share": "test_windows.test_the_parameters_decide_what_windows_hold",
@@ -65,7 +69,7 @@ ELSEWHERE = {
 
 
 def _arguments(parameters: TrainParameters, tmp_path: Path) -> Any:
-    return training_arguments(parameters, tmp_path, DevicePlan("cpu", "fp32", gradient_checkpointing=False))
+    return training_arguments(parameters, tmp_path, PLAN)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -76,8 +80,7 @@ def test_the_parameter_is_the_trainers_argument(name: str, tmp_path: Path) -> No
 
 
 def test_ranks_share_the_order_of_the_clips_and_nothing_else_that_is_drawn(tmp_path: Path) -> None:
-    plan = DevicePlan("cpu", "fp32", gradient_checkpointing=False)
-    first, second = (training_arguments(TrainParameters(), tmp_path, plan, rank) for rank in (0, 1))
+    first, second = (training_arguments(TrainParameters(), tmp_path, PLAN, rank) for rank in (0, 1))
     assert (first.seed, second.seed) == (42, 43)
     assert first.data_seed == second.data_seed == 42
 
@@ -86,8 +89,8 @@ def test_ranks_share_the_order_of_the_clips_and_nothing_else_that_is_drawn(tmp_p
     ("precisions", "common"), [(["bf16", "bf16"], "bf16"), (["bf16", "fp16"], "fp16"), (["fp16", "bf16"], "fp16")]
 )
 def test_devices_of_several_ranks_do_what_all_of_them_can(precisions: list[str], common: str) -> None:
-    plans = [DevicePlan(f"GPU {rank}", precision, bool(rank)) for rank, precision in enumerate(precisions)]
-    assert common_plan(plans) == DevicePlan("GPU 0", common, gradient_checkpointing=True)
+    plans = [DevicePlan(f"GPU {rank}", precision, bool(rank), 8 - rank) for rank, precision in enumerate(precisions)]
+    assert common_plan(plans) == DevicePlan("GPU 0", common, gradient_checkpointing=True, micro_batch=7)
     assert common_plan(plans[:1]) == plans[0]
 
 
@@ -148,16 +151,59 @@ on_a_processor = pytest.mark.skipif(torch.cuda.is_available(), reason="says what
 
 @on_a_processor
 def test_without_a_gpu_all_is_computed_in_float32(model: WhisperForConditionalGeneration) -> None:
-    plan = plan_device(TrainParameters(), model)
+    plan = plan_device(TrainParameters(), model, PLENTY)
     assert (plan.precision, plan.gradient_checkpointing) == ("fp32", False)
-    assert plan_device(TrainParameters(gradient_checkpointing="on"), model).gradient_checkpointing
-    assert not plan_device(TrainParameters(gradient_checkpointing="off"), model).gradient_checkpointing
+    assert plan_device(TrainParameters(gradient_checkpointing="on"), model, PLENTY).gradient_checkpointing
+    assert not plan_device(TrainParameters(gradient_checkpointing="off"), model, PLENTY).gradient_checkpointing
+
+
+@pytest.fixture(scope="module")
+def small() -> WhisperForConditionalGeneration:
+    """The shape of whisper-small."""
+    with torch.device("meta"):
+        return WhisperForConditionalGeneration(WhisperConfig(d_model=768, encoder_layers=12, decoder_layers=12))
+
+
+@pytest.mark.parametrize(
+    ("switch", "fits", "checkpointing", "micro_batch"),
+    [
+        ("auto", 16, False, 16),
+        ("auto", 5, False, 4),  # of 16, 8, 4, 2 and 1
+        ("auto", 3, True, 8),  # two at once would leave the device idle, eight fit where activations are not kept
+        ("off", 3, False, 2),
+        ("off", 0, False, 1),  # what the estimate refuses is tried all the same
+        ("on", 16, True, 16),
+    ],
+)
+def test_micro_batches_shrink_before_activations_are_computed_again(
+    switch: Any, fits: int, checkpointing: bool, micro_batch: int, small: WhisperForConditionalGeneration
+) -> None:
+    free = int(training_bytes(small, fits, "fp32") / 0.9) + 1
+    plan = plan_device(TrainParameters(gradient_checkpointing=switch, precision="fp32"), small, free)
+    assert (plan.gradient_checkpointing, plan.micro_batch) == (checkpointing, micro_batch)
+
+
+def test_many_labels_take_memory(small: WhisperForConditionalGeneration) -> None:
+    few, many = (training_bytes(small, 8, "bf16", n_labels=n_labels) for n_labels in (100, 448))
+    # 348 more labels in 8 windows, three float32 for each of 51865 tokens.
+    assert many - few > 348 * 8 * 3 * 4 * 51865
+
+
+def test_the_plan_is_what_is_trained_with(parameters: TrainParameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = changed(parameters, train_batch_size=8, max_steps=1, eval_steps=1)
+    model = fine_tuning_of(given).trainer.model
+    free = training_bytes(model, 3, "fp32", n_labels=60) / 0.9
+    monkeypatch.setattr(fine_tuning, "free_memory", lambda: (int(free), "a small machine"))
+    tuning = fine_tuning_of(changed(given, gradient_checkpointing="off"))
+    sizes = [len(batch["labels"]) for step in tuning.trainer.get_train_dataloader() for batch in step.micro_batches]
+    assert max(sizes) == 2
+    assert (tuning.parameters.train_batch_size, tuning.parameters.grad_accum_steps) == (2, 4)
 
 
 @on_a_processor
 def test_fp16_without_a_gpu_is_refused(model: WhisperForConditionalGeneration) -> None:
     with pytest.raises(PermanentError, match="--precision fp16 on a machine without a GPU"):
-        plan_device(TrainParameters(precision="fp16"), model)
+        plan_device(TrainParameters(precision="fp16"), model, PLENTY)
 
 
 @pytest.mark.parametrize(("precision", "type_"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

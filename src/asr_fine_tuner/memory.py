@@ -23,9 +23,6 @@ _CONTROL_GROUPS = (
 # residual stream, its norm, queries, keys, values, and the feed-forward layer of four times that before and after its
 # non-linearity.
 _ENCODER_WIDTHS = 12
-# Resident memory of a training step on a processor, over the bytes of its tensors: measured 1.32 to 1.57 with 2 to 8
-# layers of 384 to 768 units and 2 to 8 clips.
-_RESIDENT = 1.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,8 @@ class MemoryPlan:
     def __str__(self) -> str:
         return (
             f"about {readable_size(self.training)} to train and {readable_size(self.evaluation)} to evaluate, "
-            f"{readable_size(self.free)} of {self.where} free; {self.device.precision}, gradient checkpointing "
+            f"{readable_size(self.free)} of {self.where} free; {self.device.precision}, up to "
+            f"{self.device.micro_batch} windows at once, gradient checkpointing "
             f"{'on' if self.device.gradient_checkpointing else 'off'}"
         )
 
@@ -60,28 +58,30 @@ def plan_memory(parameters: TrainParameters, model: WhisperForConditionalGenerat
     """
     Raises:
         PermanentError: the device cannot compute in the precision asked for, or has not enough free memory: on a GPU
-            for one clip, since there the job makes its batches smaller; else for a batch, since the job is killed.
+            for evaluating one clip, since there the job makes its batches smaller; else for a batch, since the job is
+            killed.
     """
-    device = plan_device(parameters, model)
     free, where = free_memory()
+    device = plan_device(parameters, model, free)
 
     def plan(train_batch: int, eval_batch: int) -> MemoryPlan:
+        training = training_bytes(model, train_batch, device.precision, checkpointing=device.gradient_checkpointing)
         evaluation = evaluation_bytes(model, eval_batch, parameters.max_sequence_length, device.precision)
-        return MemoryPlan(device, _training(model, train_batch, device), evaluation, free, where)
+        return MemoryPlan(device, training, evaluation, free, where)
 
-    whole = plan(parameters.train_batch_size, parameters.eval_batch_size)
-    least = plan(1, 1) if torch.cuda.is_available() else whole
-    if least.evaluation > free:
+    whole = plan(device.micro_batch, parameters.eval_batch_size)
+    if (plan(1, 1) if torch.cuda.is_available() else whole).evaluation > free:
         raise PermanentError(
             given=f"--eval_batch_size {parameters.eval_batch_size}: {whole}",
             expected="memory for a batch of evaluation",
             action="lower --eval_batch_size, choose a smaller model, or give it more memory",
         )
-    if least.training > free:
+    if plan(1, 1).training > free:
+        checkpointing = "" if device.gradient_checkpointing else "--gradient_checkpointing on, "
         raise PermanentError(
-            given=f"--train_batch_size {parameters.train_batch_size}: {whole}",
-            expected="memory for a micro batch",
-            action=_smaller(parameters, model, whole),
+            given=f"training on one window at a time: {plan(1, 1)}",
+            expected="memory for it",
+            action=f"{checkpointing}--freeze_encoder true, --lora_rank 16, a smaller model, or more memory",
         )
     return whole
 
@@ -120,19 +120,3 @@ def container_free(control_groups: Path) -> int | None:
             continue
         return None if limit == "max" else int(limit) - usage + int(statistics[cache_name])
     return None
-
-
-def _training(model: WhisperForConditionalGeneration, micro_batch: int, device: DevicePlan) -> float:
-    needed = training_bytes(model, micro_batch, device.precision, checkpointing=device.gradient_checkpointing)
-    return needed if torch.cuda.is_available() else _RESIDENT * needed
-
-
-def _smaller(parameters: TrainParameters, model: WhisperForConditionalGeneration, plan: MemoryPlan) -> str:
-    """A smaller micro batch that makes the same effective batch, or what else there is."""
-    for divisor in (2, 4, 8, 16, 32, 64):
-        micro_batch, rest = divmod(parameters.train_batch_size, divisor)
-        if micro_batch and not rest and _training(model, micro_batch, plan.device) <= plan.free:
-            accumulate = parameters.grad_accum_steps * divisor
-            return f"--train_batch_size {micro_batch} --grad_accum_steps {accumulate} is the same effective batch"
-    checkpointing = "" if plan.device.gradient_checkpointing else "--gradient_checkpointing on, "
-    return f"{checkpointing}--freeze_encoder true, a smaller --train_batch_size, a smaller model, or more memory"

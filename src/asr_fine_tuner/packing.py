@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -70,13 +71,21 @@ class Packer:
         """Clips of the split."""
         return len(self.lengths.positions)
 
+    @functools.cached_property
+    def most_labels(self) -> int:
+        """Labels that the clips of one window add together, in the window of the first epoch that has the most."""
+        return max(int(self.lengths.labels[list(window.clips)].sum()) for window in self.first_epoch)
+
+    @functools.cached_property
+    def first_epoch(self) -> list[Window]:
+        return self.windows(epoch=0)
+
     def windows(self, epoch: int) -> list[Window]:
         """All windows of an epoch in the order in which they are trained on; it follows from seed and epoch alone."""
         chance = np.random.default_rng([self._seed, epoch])
         order = chance.permutation(len(self))
         n_single = round(self.rules.single_share * len(self))
-        fillings = [self._filling((clip,)) for clip in order[:n_single].tolist()]
-        fillings += self._together(order[n_single:])
+        fillings = self._alone(order[:n_single]) + self._together(order[n_single:])
         timestamped = chance.random(len(fillings)) < self.rules.timestamped_share
         place = np.argsort(order)
         return [
@@ -93,7 +102,7 @@ class Packer:
         full: list[_Filling] = []
         loose: list[_Filling] = []
         for of_speaker in np.split(by_speaker, changes):
-            for filling in self._fitted([self._filling((clip,)) for clip in of_speaker.tolist()]):
+            for filling in self._fitted(self._alone(of_speaker)):
                 (full if filling.positions >= _LOOSE * self.rules.positions else loose).append(filling)
         return full + self._fitted(loose)
 
@@ -104,9 +113,9 @@ class Packer:
             for window in _best_fit(fillings[begin : begin + _BLOCK], self.rules)
         ]
 
-    def _filling(self, clips: tuple[int, ...]) -> _Filling:
-        index = list(clips)
-        return _Filling(int(self.lengths.positions[index].sum()), int(self.lengths.labels[index].sum()), clips)
+    def _alone(self, clips: npt.NDArray[np.int64]) -> list[_Filling]:
+        lengths = zip(self.lengths.positions[clips].tolist(), self.lengths.labels[clips].tolist(), strict=True)
+        return [_Filling(*taken, (clip,)) for taken, clip in zip(lengths, clips.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, slots=True, order=True)
