@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_training import (
+    EVAL_CLIPS,
     changed,
     clips_of,
     fine_tuning_of,
@@ -26,6 +28,7 @@ from asr_fine_tuner.artifact import SPLITS
 from asr_fine_tuner.batches import ClipDataset
 from asr_fine_tuner.labels import LabelEncoder
 from asr_fine_tuner.results import read_results
+from asr_fine_tuner.run_folder import RunFolder
 from asr_fine_tuner.training import TrainResult, train
 
 
@@ -270,3 +273,30 @@ def test_without_the_best_weights_nothing_is_passed_off_as_them(parameters: Trai
         shutil.rmtree(lost)
     with pytest.raises(PermanentError, match="no folder best-STEP is complete"):
         train(given)
+
+
+def test_a_part_of_validation_is_evaluated_while_training_and_all_of_it_at_the_end(
+    parameters: TrainParameters, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = changed(parameters, eval_subset=2, evaluate_base=True, eval_steps=3)
+    with caplog.at_level(logging.INFO, "asr_fine_tuner"):
+        result = train(given)
+    run = RunFolder(result.model_dir.parent)
+    parts = {name: run.evaluation(name) for name in ("base-validation-subset", "base-validation", "tuned-validation")}
+    assert {name: part and len(part.predictions) for name, part in parts.items()} == {
+        "base-validation-subset": 2,
+        "base-validation": EVAL_CLIPS,
+        "tuned-validation": EVAL_CLIPS,
+    }
+    assert result.clips["validation"] == EVAL_CLIPS
+    told = read_results(result.model_dir / "results.json").splits["validation"]
+    assert (told.base and told.base.clips, told.tuned.clips) == (EVAL_CLIPS, EVAL_CLIPS)
+
+
+def test_the_part_of_validation_is_the_same_in_every_run(parameters: TrainParameters, tmp_path: Path) -> None:
+    def chosen(run: str, **changes: int) -> list[str]:
+        given = changed(parameters, eval_subset=2, output_dir=str(tmp_path / run), **changes)
+        return fine_tuning_of(given).trainer.eval_dataset.texts
+
+    assert chosen("first") == chosen("second")
+    assert len({tuple(chosen(f"seed {seed}", seed=seed)) for seed in range(6)}) > 1

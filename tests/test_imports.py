@@ -49,7 +49,7 @@ LAYERS = (
     # artifact -> batches -> trainer -> results -> published model
     ("batches", "checkpoints", "evaluation", "model_folder", "results", "tracking", "training_arguments"),
     ("best_weights", "training_input", "run_folder", "reporting", "curves", "model_card", "memory"),
-    ("ranks", "base_model", "windows"),
+    ("ranks", "base_model", "compilation", "windows"),
     ("joining",),
     ("transcribing", "run_size"),
     ("trainer",),

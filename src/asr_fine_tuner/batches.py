@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ IGNORED_LABEL = -100
 class LabelledFeatures:
     """What one window of the model holds: a clip, or several that are packed.
 
-    index: of the clip in its split, or of the first. features: `[n_frames, n_mels]`.
+    index: of the clip among those of its dataset, or of the first. features: `[n_frames, n_mels]`.
     labels: from the start token to the end token, `[n_labels]`. seconds: of audio.
     """
 
@@ -38,7 +39,7 @@ class Batch(TypedDict, total=False):
     """input_features: float16 `[batch, n_mels, window_frames]`, padded as the padded extractor does.
     decoder_input_ids, labels: int64 `[batch, longest]`; labels are the decoder's inputs shifted by one.
     attention_mask: int64 `[batch, window_frames]`, 1 on real frames; only for SpecAugment.
-    clip_index: int64 `[batch]`, position of each clip in its split.
+    clip_index: int64 `[batch]`, of each clip among those of its dataset.
     """
 
     input_features: torch.Tensor
@@ -49,24 +50,34 @@ class Batch(TypedDict, total=False):
 
 
 class ClipDataset(torch.utils.data.Dataset[LabelledFeatures]):
-    """One split of the artifact, a clip to a window, in its own order or with the longest transcripts first."""
+    """Clips of one split of the artifact, each in a window of its own, in the split's order or the longest transcripts
+    first."""
 
-    def __init__(self, clips: ArtifactSplit, *, longest_first: bool = False) -> None:
+    def __init__(
+        self, clips: ArtifactSplit, *, longest_first: bool = False, at_most: int | None = None, seed: int = 0
+    ) -> None:
+        """at_most: so many clips, drawn by chance with `seed`; all when not given."""
         self.clips = clips
+        drawn = np.random.default_rng(seed).permutation(len(clips))[: at_most or len(clips)]
+        self._chosen = np.sort(drawn)
+        counts = clips.label_counts[self._chosen]
+        self.longest_labels = int(counts.max())
         # Transcripts of one length in one batch: a batch generates until its longest is done.
-        self._order = np.argsort(-clips.label_counts, kind="stable") if longest_first else np.arange(len(clips))
+        self._order = np.argsort(-counts, kind="stable") if longest_first else np.arange(len(counts))
 
     def __len__(self) -> int:
-        return len(self.clips)
+        return len(self._chosen)
 
-    @property
-    def longest_labels(self) -> int:
-        return int(self.clips.label_counts.max())
+    @functools.cached_property
+    def texts(self) -> list[str]:
+        """The reference of each clip, by its `index`."""
+        return [self.clips.texts[clip] for clip in self._chosen.tolist()]
 
     def __getitem__(self, position: int) -> LabelledFeatures:
         index = int(self._order[position])
+        clip = int(self._chosen[index])
         return LabelledFeatures(
-            index, self.clips.features(index), self.clips.labels(index), float(self.clips.seconds[index])
+            index, self.clips.features(clip), self.clips.labels(clip), float(self.clips.seconds[clip])
         )
 
 

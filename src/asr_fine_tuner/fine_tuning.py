@@ -11,17 +11,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerState, WhisperForConditionalGeneration
 
 from asr_fine_tuner.artifact import SPLITS
 from asr_fine_tuner.base_model import load_base_model, set_spec_augment
 from asr_fine_tuner.batches import BatchSizes, ClipDataset
 from asr_fine_tuner.checkpoints import SEAL_NAME, step_of
+from asr_fine_tuner.compilation import check_can_compile, compile_encoder
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.finished_run import FinishedRun
 from asr_fine_tuner.labels import LabelEncoder
 from asr_fine_tuner.launch import Launch
+from asr_fine_tuner.memory import free_memory
 from asr_fine_tuner.metrics import leading_metric
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.ranks import Ranks
@@ -38,6 +40,7 @@ from asr_fine_tuner.windows import TrainingWindows, plan_windows
 logger = logging.getLogger(__name__)
 
 _ALONE = Ranks(Launch())
+_SUBSET = "validation-subset"
 
 
 class FineTuning:
@@ -61,6 +64,8 @@ class FineTuning:
         """effective_batch: clips of an optimizer step over all ranks; what the parameters make of it when not given.
         watching: told what the trainer does, whichever trainer it is after memory ran out.
         """
+        if parameters.compile:
+            check_can_compile()
         encoding = source.manifest.encoding
         self.run, self.source, self.tracker, self.ranks = run, source, tracker, ranks
         self._effective_batch = effective_batch or (
@@ -81,15 +86,22 @@ class FineTuning:
         self.trainer = self._build_trainer()
 
     def _fit(self, fitted: FittedBatch | None) -> None:
-        """Divide the effective batch into micro batches, of the size that fitted the memory before if there is one."""
+        """Take the effective batch in micro batches of the size that fitted the memory before, if there is one."""
         parameters = self.parameters
         share = math.ceil(self._effective_batch / self.ranks.size)
         micro_batch = min(share, fitted.train_batch_size if fitted else parameters.train_batch_size)
-        self.sizes = BatchSizes(self._effective_batch, micro_batch, self.ranks.size)
-        update: dict[str, object] = {"train_batch_size": micro_batch, "grad_accum_steps": self.sizes.accumulated}
+        update: dict[str, object] = {"train_batch_size": micro_batch}
         if fitted is not None:
             update["gradient_checkpointing"] = "on" if fitted.gradient_checkpointing else "off"
         self.parameters = parameters.model_copy(update=update)
+
+    def _plan(self, model: WhisperForConditionalGeneration) -> None:
+        free, _ = free_memory()
+        own = plan_device(self.parameters, model, free, self.packer.most_labels + self.labels.prompt_length)
+        self.plan: DevicePlan = common_plan(self.ranks.gather(own))
+        self.sizes = BatchSizes(self._effective_batch, self.plan.micro_batch, self.ranks.size)
+        divided = {"train_batch_size": self.sizes.micro, "grad_accum_steps": self.sizes.accumulated}
+        self.parameters = self.parameters.model_copy(update=divided)
 
     def _build_trainer(self) -> WhisperTrainer:
         """A trainer of the untouched base model."""
@@ -98,7 +110,10 @@ class FineTuning:
         if parameters.freeze_encoder:
             model.freeze_encoder()
         set_spec_augment(model, on=parameters.spec_augment)
-        self.plan: DevicePlan = common_plan(self.ranks.gather(plan_device(parameters, model)))
+        if parameters.compile:
+            compile_encoder(model)
+        self._plan(model)
+        parameters = self.parameters
         return WhisperTrainer(
             model=model,
             args=training_arguments(parameters, self.run.folder, self.plan, self.ranks.rank),
@@ -106,7 +121,7 @@ class FineTuning:
                 self.clips["train"], self.labels, self.packer.lengths.positions, 2 * model.config.max_source_positions
             ),
             packer=self.packer,
-            validation_clips=self.clips["validation"],
+            validation=self._judged(self._periodic),
             labels=self.labels,
             text_language=self.text_language,
             leading_metric=leading_metric(self.text_language),
@@ -126,9 +141,9 @@ class FineTuning:
         if state := ranks.from_first(lambda: _state_in(run.trained) if run.trained.is_file() else None):
             self.trainer.state = state
             return
-        base = self._base_on("validation")
+        base = self._base_on(self._periodic)
         if base is not None:
-            log_rates("base model on validation", base.metrics("eval"), "eval_")
+            log_rates(f"base model on {self._periodic}", base.metrics("eval"), "eval_")
             self.tracker.log({f"eval/{k.removeprefix('eval_')}": v for k, v in base.metrics("eval").items()}, 0)
         if ranks.size > 1:
             told = self.sizes
@@ -217,7 +232,11 @@ class FineTuning:
         trainer = self.trainer
         best, on_validation = self.ranks.from_first(self._best)
         trainer.load_weights(best)
-        tuned = self._remembered("tuned-test", lambda: trainer.assess(self._ordered("test"), "test, tuned model"))
+        if self._periodic != "validation":
+            on_validation = self._remembered(
+                "tuned-validation", lambda: trainer.assess(self._judged("validation"), "validation, tuned model")
+            )
+        tuned = self._remembered("tuned-test", lambda: trainer.assess(self._judged("test"), "test, tuned model"))
         log_rates("tuned model on test", tuned.metrics("test"), "test_")
         finished = FinishedRun(
             parameters=self.parameters,
@@ -231,6 +250,8 @@ class FineTuning:
             state=trainer.state,
             tuned={"validation": on_validation, "test": tuned},
             base={split: self._base_on(split) for split in ("validation", "test")},
+            base_while_training=self._base_on(self._periodic),
+            clips_per_window=len(self.packer) / len(self.packer.first_epoch),
         )
         results = finished.results(model_name, model_revision)
         self.ranks.from_first(lambda: self._write(finished, results))
@@ -253,20 +274,29 @@ class FineTuning:
             )
         return best
 
-    def _ordered(self, split: str) -> ClipDataset:
-        return ClipDataset(self.clips[split], longest_first=True)
+    @property
+    def _periodic(self) -> str:
+        """What is evaluated while training: the validation split, or part of it."""
+        return "validation" if len(self.clips["validation"]) <= self.parameters.eval_subset else _SUBSET
 
-    def _base_on(self, split: str) -> Evaluation | None:
-        """How the untouched model does on a split; None when that was not asked for."""
+    def _judged(self, what: str) -> ClipDataset:
+        """A split, or the part of validation that is evaluated while training: the same one in all runs of a seed."""
+        if what != _SUBSET:
+            return ClipDataset(self.clips[what], longest_first=True)
+        most, seed = self.parameters.eval_subset, self.parameters.seed
+        return ClipDataset(self.clips["validation"], longest_first=True, at_most=most, seed=seed)
+
+    def _base_on(self, what: str) -> Evaluation | None:
+        """How the untouched model does; None when that was not asked for."""
         if not self.parameters.evaluate_base:
             return None
 
         def assess() -> Evaluation:
             base = load_base_model(self.model_folder, self.source.manifest)
             self.trainer.model.load_state_dict(base.state_dict())
-            return self.trainer.assess(self._ordered(split), f"{split}, base model")
+            return self.trainer.assess(self._judged(what), f"{what}, base model")
 
-        return self._remembered(f"base-{split}", assess)
+        return self._remembered(f"base-{what}", assess)
 
     def _remembered(self, name: str, assess: Callable[[], Evaluation]) -> Evaluation:
         """The evaluation kept under `name`, or else that of `assess`, which is kept."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import TrainerState, WhisperFeatureExtractor, WhisperForConditionalGeneration
@@ -38,6 +38,10 @@ _HYPERPARAMETERS = (
     "grad_accum_steps",
     "eval_steps",
     "early_stopping_patience",
+    "packing",
+    "single_clip_share",
+    "packed_timestamps",
+    "eval_subset",
     "freeze_encoder",
     "spec_augment",
     "max_sequence_length",
@@ -51,6 +55,8 @@ class FinishedRun:
 
     best: folder of the weights that did best on validation. base_model: folder of what they were trained from.
     tuned, base: evaluations of validation and test; of the base model None where that was not asked for.
+    base_while_training: on what was evaluated while training, validation or part of it.
+    clips_per_window: that were trained on together, on average.
     """
 
     parameters: TrainParameters
@@ -64,6 +70,8 @@ class FinishedRun:
     state: TrainerState
     tuned: Mapping[str, Evaluation]
     base: Mapping[str, Evaluation | None]
+    base_while_training: Evaluation | None
+    clips_per_window: float
 
     def results(self, model_name: str, model_revision: str) -> TrainingResults:
         """model_revision: of the base model."""
@@ -95,10 +103,13 @@ class FinishedRun:
             rejected=manifest.rejected,
             hyperparameters={
                 **{name: chosen[name] for name in _HYPERPARAMETERS},
+                "clips_per_window": round(self.clips_per_window, 2),
                 "processes": self.sizes.processes,
                 "effective_batch_size": self.sizes.effective,
                 "optimizer": self.optimizer,
-                **asdict(self.plan),
+                "device": self.plan.device,
+                "precision": self.plan.precision,
+                "gradient_checkpointing": self.plan.gradient_checkpointing,
             },
             versions={
                 "python": platform.python_version(),
@@ -112,7 +123,7 @@ class FinishedRun:
         Raises:
             PermanentError: the disk is full.
         """
-        base_test, base_validation = self.base["test"], self.base["validation"]
+        base_test, base = self.base["test"], self.base_while_training
         clips, transcripts = self.clips["test"], self.tuned["test"].predictions
         with sealed(target, bytes_below(self.best)) as folder:
             model = WhisperForConditionalGeneration.from_pretrained(self.best, local_files_only=True)
@@ -125,7 +136,7 @@ class FinishedRun:
                 self.state.log_history,
                 folder / CURVES_NAME,
                 leading=results.leading_metric,
-                base=base_validation.metrics("eval") if base_validation else None,
+                base=base.metrics("eval") if base else None,
                 best_step=results.best_step,
             )
             write_results(results, folder / RESULTS_NAME)

@@ -60,10 +60,14 @@ class Pace:
         def left(every: int) -> int:
             return math.ceil(parameters.max_steps / every) - steps_done // every
 
-        batches = {split: math.ceil(clips[split] / parameters.eval_batch_size) for split in ("validation", "test")}
+        def batches(n_clips: int) -> int:
+            return math.ceil(n_clips / parameters.eval_batch_size)
+
         bases = parameters.evaluate_base
-        evaluated = batches["validation"] * (left(parameters.eval_steps) + (bases and steps_done == 0))
-        evaluated += batches["test"] * (1 + bases)
+        while_training = min(clips["validation"], parameters.eval_subset)
+        evaluated = batches(while_training) * (left(parameters.eval_steps) + (bases and steps_done == 0))
+        at_the_end = clips["test"] + (clips["validation"] if clips["validation"] > while_training else 0)
+        evaluated += batches(at_the_end) * (1 + bases)
         steps = parameters.max_steps - steps_done
         return steps * self.step + evaluated * self.evaluation_batch + left(parameters.save_steps) * self.checkpoint
 

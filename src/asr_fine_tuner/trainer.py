@@ -24,7 +24,6 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from asr_fine_tuner.artifact import ArtifactSplit
 from asr_fine_tuner.batches import Batch, BatchSizes, ClipDataset, Collator, Step, StepCollator, TrainingSteps
 from asr_fine_tuner.best_weights import BestWeights
 from asr_fine_tuner.checkpoints import checkpoint_folder, remove_older, sealed
@@ -65,7 +64,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         args: Seq2SeqTrainingArguments,
         windows: TrainingWindows,
         packer: Packer,
-        validation_clips: ArtifactSplit,
+        validation: ClipDataset,
         labels: LabelEncoder,
         text_language: str,
         leading_metric: str,
@@ -74,7 +73,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         early_stopping_patience: int | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        """packer: tells which windows there are in each epoch.
+        """packer: tells which windows there are in each epoch. validation: what is evaluated while training.
         text_language: Whisper's code of the language of the transcripts (English for translations)."""
         config = model.config
         collator = Collator(
@@ -88,7 +87,7 @@ class WhisperTrainer(Seq2SeqTrainer):
             model=model,
             args=args,
             train_dataset=windows,
-            eval_dataset=ClipDataset(validation_clips, longest_first=True),
+            eval_dataset=validation,
             data_collator=collator,
             compute_loss_func=token_loss,
             callbacks=[_StopOnRequest(ranks), *(callbacks or [])],

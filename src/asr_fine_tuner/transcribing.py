@@ -45,7 +45,7 @@ def token_loss(
 
 @dataclass(frozen=True, slots=True)
 class TranscribedBatch:
-    """number: of the batch in its split. indices: of its clips in the split. loss: summed over `n_labels` labels."""
+    """number: of the batch among all. indices: of its clips among all. loss: summed over `n_labels` labels."""
 
     number: int
     indices: list[int]
@@ -200,5 +200,5 @@ def _scores(metric: ErrorRateMetric | None, of_others: list[list[TranscribedBatc
 def _add(done: list[TranscribedBatch], clips: ClipDataset, metric: ErrorRateMetric | None) -> None:
     if metric is not None:
         for batch in done:
-            references = [clips.clips.texts[index] for index in batch.indices]
+            references = [clips.texts[index] for index in batch.indices]
             metric.add_batch(predictions=batch.transcripts, references=references)

@@ -81,7 +81,7 @@ def plan_windows(
     packed = Packer(lengths, rules, seed=parameters.seed)
     if parameters.packing == "off":
         return Packer(lengths, alone, seed=parameters.seed)
-    n_windows = len(packed.windows(epoch=0))
+    n_windows = len(packed.first_epoch)
     per_window = len(clips) / n_windows
     if parameters.packing == "auto" and per_window < _WORTH_PACKING:
         logger.info("packing is off: %.1f clips to a window of %g s", per_window, model.window_seconds)
