@@ -40,8 +40,10 @@ class ChildRun:
     peak_bytes: int
 
 
-def run_child(module: str, *arguments: object, folder: Path) -> ChildRun:
+def run_child(module: str, *arguments: object, folder: Path, on_gpu: bool = True) -> ChildRun:
     """Run `python -m module arguments` to its end, with `folder` to work in and to keep the Hugging Face caches.
+
+    on_gpu: where there is one.
 
     This process has to stay small: Linux counts the memory of the parent, at the fork, into the peak of the child.
 
@@ -50,7 +52,10 @@ def run_child(module: str, *arguments: object, folder: Path) -> ChildRun:
     """
     folder.mkdir(parents=True, exist_ok=True)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-    path = os.pathsep.join(filter(None, (str(_ROOT), inherited.get("PYTHONPATH"))))
+    if not on_gpu:
+        inherited["CUDA_VISIBLE_DEVICES"] = ""
+    # Of the demo, whose scripts import each other by their names, some children take voices and texts.
+    path = os.pathsep.join(filter(None, (str(_ROOT), str(_ROOT / "demo"), inherited.get("PYTHONPATH"))))
     environment = {**inherited, **_ENVIRONMENT, "PYTHONPATH": path, "HF_HOME": str(folder / "hf")}
     command = [sys.executable, "-m", module, *map(str, arguments)]
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:

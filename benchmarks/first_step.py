@@ -46,13 +46,14 @@ def ours(model: str, artifact_name: str) -> None:
 
 def plain(model: str, dataset: str) -> None:
     """The usual script, which prepares and trains."""
-    from benchmarks.plain_recipe import load_processor, prepare, train
+    from benchmarks.plain_recipe import Settings, load_processor, prepare, trainer_of
 
     processor = load_processor(Path(model))
     began = time.monotonic()
     prepared = prepare(Path(dataset), processor)
     end_at_first_batch(preparing_seconds=time.monotonic() - began)
-    train(prepared, processor, Path(model), Path("trained"), BATCH_SIZE)
+    settings = Settings(train_batch_size=BATCH_SIZE)
+    trainer_of(prepared, processor, Path(model), Path("trained"), settings).train()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Speech-like clips of five seconds in a parquet dataset as the Hub has them, without anything to download.
+"""Speech-like clips in a parquet dataset as the Hub has them, without anything to download.
 
 What is said cannot be understood, but decoders, resampler and feature extractor work on it as on speech: voiced
 syllables with gliding pitch and formants, pauses, and noise down the whole band.
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 Form = Literal["flac", "mp3"]
 
 CLIP_SECONDS = 5.0
+_WORDS_PER_SECOND = 12 / 5
 # Common corpora: LibriSpeech and FLEURS are 16 kHz and lossless, Common Voice is 48 kHz MP3.
 SAMPLING_RATES: dict[Form, int] = {"flac": 16_000, "mp3": 48_000}
 _CONTAINERS: dict[Form, tuple[str, str]] = {"flac": ("FLAC", "PCM_16"), "mp3": ("MP3", "MPEG_LAYER_III")}
@@ -59,21 +60,26 @@ _SYLLABLES = (
 )
 
 
-def write_dataset(folder: Path, form: Form, n_clips: int) -> Path:
-    """Write `n_clips` clips in `form` as `data/SPLIT-00000-of-00001.parquet`; returns the folder."""
-    waveforms = [synthesize(seed, SAMPLING_RATES[form]) for seed in range(min(n_clips, _DIFFERENT_CLIPS))]
+def write_dataset(
+    folder: Path, form: Form, n_clips: int, *, seconds: float = CLIP_SECONDS, held_out: int | None = None
+) -> Path:
+    """Write `n_clips` clips in `form` as `data/SPLIT-00000-of-00001.parquet`; returns the folder.
+
+    held_out: so many of them are in validation, and as many in test; a share when not given.
+    """
+    waveforms = [synthesize(seed, SAMPLING_RATES[form], seconds) for seed in range(min(n_clips, _DIFFERENT_CLIPS))]
     clips = [encode(waveform, form) for waveform in waveforms]
-    held_out = max(1, round(n_clips * _HELD_OUT_FRACTION))
+    held_out = held_out or max(1, round(n_clips * _HELD_OUT_FRACTION))
     starts = dict(zip(SPLITS, (0, n_clips - 2 * held_out, n_clips - held_out), strict=True))
     ends = dict(zip(SPLITS, (*list(starts.values())[1:], n_clips), strict=True))
     (folder / "data").mkdir(parents=True)
     for split in SPLITS:
         path = folder / "data" / f"{split}-00000-of-00001.parquet"
-        _write_split(path, clips, range(starts[split], ends[split]), form)
+        _write_split(path, clips, range(starts[split], ends[split]), form, seconds)
     return folder
 
 
-def _write_split(path: Path, clips: Sequence[bytes], numbers: range, form: Form) -> None:
+def _write_split(path: Path, clips: Sequence[bytes], numbers: range, form: Form, seconds: float) -> None:
     features = {
         "audio": {"sampling_rate": SAMPLING_RATES[form], "_type": "Audio"},
         "sentence": {"dtype": "string", "_type": "Value"},
@@ -87,17 +93,17 @@ def _write_split(path: Path, clips: Sequence[bytes], numbers: range, form: Form)
             rows = [
                 {
                     "audio": {"bytes": clips[number % len(clips)], "path": f"{number:06d}.{form}"},
-                    "sentence": sentence(number),
+                    "sentence": sentence(number, seconds),
                 }
                 for number in numbers[start : start + _ROWS_PER_GROUP]
             ]
             writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
-def synthesize(seed: int, sampling_rate: int) -> NDArray[np.float32]:
-    """A waveform `(n_samples,)` of `CLIP_SECONDS`: about four syllables a second under two moving formants."""
+def synthesize(seed: int, sampling_rate: int, seconds: float = CLIP_SECONDS) -> NDArray[np.float32]:
+    """A waveform `(n_samples,)` of `seconds`: about four syllables a second under two moving formants."""
     rng = np.random.default_rng(seed)
-    time = np.arange(round(CLIP_SECONDS * _SYNTHESIS_RATE)) / _SYNTHESIS_RATE
+    time = np.arange(round(seconds * _SYNTHESIS_RATE)) / _SYNTHESIS_RATE
     pitch = rng.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * time + rng.uniform(0, 6)))
     phase = 2 * np.pi * np.cumsum(pitch) / _SYNTHESIS_RATE
     formants = [
@@ -121,8 +127,10 @@ def encode(waveform: NDArray[np.float32], form: Form) -> bytes:
     return file.getvalue()
 
 
-def sentence(seed: int) -> str:
-    """Twelve invented words, which is what five seconds of Italian hold."""
+def sentence(seed: int, seconds: float = CLIP_SECONDS) -> str:
+    """Invented words, twelve in five seconds as in Italian."""
     rng = random.Random(seed)  # noqa: S311
-    words = ["".join(rng.choices(_SYLLABLES, k=rng.randint(1, 4))) for _ in range(12)]
+    words = [
+        "".join(rng.choices(_SYLLABLES, k=rng.randint(1, 4))) for _ in range(max(1, round(_WORDS_PER_SECOND * seconds)))
+    ]
     return " ".join(words).capitalize() + "."
