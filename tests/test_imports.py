@@ -27,7 +27,7 @@ LAYERS = (
     ("platform_folders", "torchrun"),
     ("outcome",),
     # what needs neither files nor network
-    ("languages", "text", "normalizers", "truncation", "packing"),
+    ("languages", "text", "normalizers", "truncation", "packing", "prefetching"),
     ("audio", "metrics"),
     # dataset -> examples
     ("examples", "filetree", "holdout", "columns", "hub_errors"),

@@ -33,6 +33,7 @@ OVERRIDDEN_PRIVATE = {
 OVERRIDDEN_PUBLIC = {
     "evaluate",
     "floating_point_ops",
+    "get_batch_samples",
     "get_train_dataloader",
     "log",
     "store_flos",

@@ -8,6 +8,7 @@ import math
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.files import rename_folder
 from asr_fine_tuner.labels import LabelEncoder
 from asr_fine_tuner.packing import Packer
+from asr_fine_tuner.prefetching import prefetched
 from asr_fine_tuner.ranks import Ranks
 from asr_fine_tuner.run_size import DiskEstimate
 from asr_fine_tuner.stop import stop_requested
@@ -106,6 +108,8 @@ class WhisperTrainer(Seq2SeqTrainer):
         self._steps = TrainingSteps(packer, batch_sizes, ranks.rank)
         self._step_collator = StepCollator(collator, batch_sizes.micro)
         self.most_windows_at_once = 0
+        # The steps of an epoch, and the same ones made ahead.
+        self._ahead: tuple[Iterator[Step], Iterator[Step]] | None = None
         self._transcriber = Transcriber(
             model, args, self.accelerator, collator, labels, text_language, self.scratch, ranks
         )
@@ -132,6 +136,13 @@ class WhisperTrainer(Seq2SeqTrainer):
             collate_fn=self._step_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Step], num_batches: int, device: torch.device
+    ) -> tuple[list[Step], int]:
+        if self._ahead is None or self._ahead[0] is not epoch_iterator:
+            self._ahead = epoch_iterator, prefetched(epoch_iterator)
+        return cast("tuple[list[Step], int]", super().get_batch_samples(self._ahead[1], num_batches, device))
 
     def _get_num_items_in_batch(self, batch_samples: list[Step], device: torch.device) -> int:  # noqa: ARG002 - the trainer's own signature
         at_once = [len(batch["labels"]) for step in batch_samples for batch in step.micro_batches]
