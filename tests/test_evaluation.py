@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from tiny_training import changed, clips_of, fine_tuning_of, sigterm_at, weights_of, with_texts, write_artifact
-from transformers import WhisperForConditionalGeneration
+from transformers import (
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    WhisperForConditionalGeneration,
+)
 
 from asr_fine_tuner import InterruptedJob, TrainParameters
 from asr_fine_tuner.artifact import SPLITS
@@ -50,6 +55,46 @@ def test_transcripts_are_those_of_plain_generate_in_the_order_of_the_split(
     assert evaluation.predictions == _generated(tuning, clips, evaluation.max_new_tokens)
     assert evaluation.predictions[:4] == clips.clips.texts[:4], "what it knows by heart"
     assert evaluation.scores == score(clips.clips.texts, evaluation.predictions, language_code="it")
+
+
+def test_tokens_are_those_of_the_stock_trainer(of_memorised: FineTuning, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seq2SeqTrainer with predict_with_generate, which runs the encoder twice for them."""
+    tuning = of_memorised
+    clips = ClipDataset(tuning.clips["train"])
+    ours: list[torch.Tensor] = []
+    generate = tuning.trainer.model.generate
+
+    def noting(**given: Any) -> torch.Tensor:
+        ours.append(generate(**given))
+        return ours[-1]
+
+    monkeypatch.setattr(tuning.trainer.model, "generate", noting)
+    evaluation = tuning.trainer.assess(clips, "train")
+
+    model = WhisperForConditionalGeneration.from_pretrained(tuning.model_folder)
+    model.generation_config.language, model.generation_config.task = "it", "transcribe"
+    given = Seq2SeqTrainingArguments(
+        tuning.trainer.run_dir,
+        predict_with_generate=True,
+        per_device_eval_batch_size=4,
+        use_cpu=True,
+        report_to="none",
+        remove_unused_columns=False,
+    )
+    collator = cast("Collator", tuning.trainer.data_collator)
+
+    def collated(rows: list[Any]) -> dict[str, torch.Tensor]:
+        batch = collator(rows)
+        return {"input_features": batch["input_features"].float(), "labels": batch["labels"]}
+
+    stock = Seq2SeqTrainer(model, given, data_collator=collated)
+    theirs = stock.predict(clips, max_new_tokens=evaluation.max_new_tokens).predictions
+    around = {*tuning.labels.tokenizer.prefix_tokens, tuning.labels.tokenizer.eos_token_id, IGNORED_LABEL}
+
+    def generated(rows: list[list[int]]) -> list[list[int]]:
+        return [[token for token in row if token not in around] for row in rows]
+
+    assert generated([row for batch in ours for row in batch.tolist()]) == generated(theirs.tolist())
 
 
 def test_generation_stops_at_max_sequence_length(of_memorised: FineTuning) -> None:
