@@ -117,15 +117,29 @@ def log_model(project: Project, name: str, results: TrainingResults, folder: Pat
             logger.info("the project has this model already: %s", model.key)
             return model
         logger.info("uploading the model to the project %s", project.name)
-        return project.log_huggingface(
-            name=name,
-            source=[str(folder / file) for file in files],
-            description=f"{results.model.id} fine-tuned for {results.language} on {results.dataset.id}, by {LIBRARY}",
-            framework="transformers",
-            algorithm="whisper",
-            base_model=results.model.id,
-            parameters=dict(results.hyperparameters),
-        )
+        with _folder_of(folder, files) as source:
+            return project.log_huggingface(
+                name=name,
+                source=str(source),
+                description=f"{results.model.id} fine-tuned for {results.language} on {results.dataset.id}, "
+                f"by {LIBRARY}",
+                framework="transformers",
+                algorithm="whisper",
+                base_model=results.model.id,
+                parameters=dict(results.hyperparameters),
+            )
+
+
+@contextlib.contextmanager
+def _folder_of(folder: Path, files: Sequence[str]) -> Iterator[Path]:
+    """A folder with links to `files` of `folder`, by the same names: of a list of files the platform would take the
+    last parts of the names, and so put an adapter beside the weights that it is merged into."""
+    with tempfile.TemporaryDirectory() as staged:
+        for file in files:
+            link = Path(staged, file)
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to((folder / file).absolute())
+        yield Path(staged)
 
 
 class RunTracker:

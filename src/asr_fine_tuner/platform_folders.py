@@ -36,6 +36,7 @@ class PlatformFolders:
         self.model.mkdir(parents=True, exist_ok=True)
         with full_disk_explained(self.model):
             for name in names:
+                (self.model / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(model / name, self.model / name)
 
 
