@@ -47,7 +47,7 @@ LAYERS = (
     ("parts", "artifact_repository"),
     ("preprocessing",),
     # artifact -> batches -> trainer -> results -> published model
-    ("batches", "checkpoints", "evaluation", "model_folder", "results", "tracking", "training_arguments"),
+    ("batches", "checkpoints", "evaluation", "lora", "model_folder", "results", "tracking", "training_arguments"),
     ("best_weights", "training_input", "run_folder", "reporting", "curves", "model_card", "memory"),
     ("ranks", "base_model", "compilation", "windows"),
     ("joining",),

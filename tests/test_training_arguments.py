@@ -60,6 +60,7 @@ ELSEWHERE = {
     "precision": "test_training_arguments.test_precision_reaches_the_arithmetic",
     "gradient_checkpointing": "test_training_arguments.test_gradient_checkpointing_computes_activations_again",
     "freeze_encoder": "test_fine_tuning.test_a_frozen_encoder_keeps_its_weights",
+    "lora_rank": "test_lora.test_only_adapters_are_trained",
     "spec_augment": "test_fine_tuning.test_masks_lie_on_real_frames_and_only_while_training",
     "publish": "test_publish_job.test_a_finished_model_is_published_by_the_list",
     "private": "test_publish_job.test_a_private_model_is_private_and_may_quote_a_local_dataset",

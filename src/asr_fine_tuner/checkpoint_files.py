@@ -37,6 +37,11 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model-*-of
 RESULTS_NAME = "results.json"
 PREDICTIONS_NAME = "predictions.jsonl"
 CURVES_NAME = "training_curves.png"
+# Adapters by the names that peft gives them. Not beside the weights they are merged into: transformers would load them
+# onto these once more.
+ADAPTER_FOLDER = "adapter"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 # What is published of a tuned model, and nothing else; predictions.jsonl quotes transcripts, not for everyone to read.
 PUBLISHED_FILES = (
     "model.safetensors",
@@ -50,6 +55,8 @@ PUBLISHED_FILES = (
     "merges.txt",
     "added_tokens.json",
     "normalizer.json",
+    f"{ADAPTER_FOLDER}/{ADAPTER_WEIGHTS}",
+    f"{ADAPTER_FOLDER}/{ADAPTER_CONFIG}",
     RESULTS_NAME,
     CURVES_NAME,
     CARD_FILE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import math
@@ -23,6 +24,7 @@ from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.finished_run import FinishedRun
 from asr_fine_tuner.labels import LabelEncoder
 from asr_fine_tuner.launch import Launch
+from asr_fine_tuner.lora import NoGradientOfTheInput, add_adapters, has_adapters, without_adapters
 from asr_fine_tuner.memory import free_memory
 from asr_fine_tuner.metrics import leading_metric
 from asr_fine_tuner.parameters import TrainParameters
@@ -109,6 +111,8 @@ class FineTuning:
         model = load_base_model(self.model_folder, self.source.manifest)
         if parameters.freeze_encoder:
             model.freeze_encoder()
+        if parameters.lora_rank is not None:
+            add_adapters(model, parameters)
         set_spec_augment(model, on=parameters.spec_augment)
         if parameters.compile:
             compile_encoder(model)
@@ -128,7 +132,11 @@ class FineTuning:
             batch_sizes=self.sizes,
             ranks=self.ranks,
             early_stopping_patience=parameters.early_stopping_patience,
-            callbacks=[ReportingCallback(self.tracker), *self._watching],
+            callbacks=[
+                ReportingCallback(self.tracker),
+                *([NoGradientOfTheInput()] if has_adapters(model) else []),
+                *self._watching,
+            ],
         )
 
     def train(self) -> None:
@@ -183,7 +191,7 @@ class FineTuning:
             raise PermanentError(
                 given=f"training is out of memory on {self.plan.device} with one window in a micro batch",
                 expected="a device that holds the model, its gradients and Adam's two moments",
-                action="try --gradient_checkpointing on or --freeze_encoder true, a smaller model or a larger device",
+                action="try --gradient_checkpointing on, --freeze_encoder true, --lora_rank 32 or a smaller model",
             )
         else:
             micro_batch = math.ceil(micro_batch / 2)
@@ -292,9 +300,13 @@ class FineTuning:
             return None
 
         def assess() -> Evaluation:
-            base = load_base_model(self.model_folder, self.source.manifest)
-            self.trainer.model.load_state_dict(base.state_dict())
-            return self.trainer.assess(self._judged(what), f"{what}, base model")
+            model = self.trainer.model
+            with contextlib.ExitStack() as meanwhile:
+                if has_adapters(model):
+                    meanwhile.enter_context(without_adapters(model))
+                else:
+                    model.load_state_dict(load_base_model(self.model_folder, self.source.manifest).state_dict())
+                return self.trainer.assess(self._judged(what), f"{what}, base model")
 
         return self._remembered(f"base-{what}", assess)
 

@@ -11,14 +11,15 @@ from pathlib import Path
 from transformers import TrainerState, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from asr_fine_tuner.artifact import ArtifactSplit
-from asr_fine_tuner.base_model import restore_spec_augment
+from asr_fine_tuner.base_model import load_base_model, restore_spec_augment
 from asr_fine_tuner.batches import BatchSizes
-from asr_fine_tuner.checkpoint_files import CURVES_NAME, RESULTS_NAME
+from asr_fine_tuner.checkpoint_files import ADAPTER_FOLDER, CURVES_NAME, RESULTS_NAME
 from asr_fine_tuner.checkpoints import sealed, step_of
 from asr_fine_tuner.curves import draw_training_curves
 from asr_fine_tuner.disk import bytes_below
 from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.labels import LabelEncoder
+from asr_fine_tuner.lora import merged, publish_adapter
 from asr_fine_tuner.manifest import Manifest
 from asr_fine_tuner.metrics import score_clips
 from asr_fine_tuner.model_folder import save_model, write_predictions
@@ -27,7 +28,7 @@ from asr_fine_tuner.results import Source, SplitData, SplitScores, TrainingResul
 from asr_fine_tuner.trainer import train_seconds
 from asr_fine_tuner.training_arguments import DevicePlan
 
-_VERSIONS = ("asr-fine-tuner", "torch", "transformers", "datasets", "accelerate", "evaluate", "jiwer")
+_VERSIONS = ("asr-fine-tuner", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "jiwer")
 # Shown in the model card. Where and what to publish, and where files lie, is nobody else's business.
 _HYPERPARAMETERS = (
     "max_steps",
@@ -43,6 +44,7 @@ _HYPERPARAMETERS = (
     "packed_timestamps",
     "eval_subset",
     "freeze_encoder",
+    "lora_rank",
     "spec_augment",
     "max_sequence_length",
     "seed",
@@ -125,9 +127,12 @@ class FinishedRun:
         """
         base_test, base = self.base["test"], self.base_while_training
         clips, transcripts = self.clips["test"], self.tuned["test"].predictions
-        with sealed(target, bytes_below(self.best)) as folder:
-            model = WhisperForConditionalGeneration.from_pretrained(self.best, local_files_only=True)
-            restore_spec_augment(model, self.base_model)
+        model = self._best_model()
+        restore_spec_augment(model, self.base_model)
+        with sealed(target, model.get_memory_footprint() + bytes_below(self.best)) as folder:
+            if self.parameters.lora_rank is not None:
+                revision = results.model.revision if results.model.on_hub else None
+                publish_adapter(self.best, folder / ADAPTER_FOLDER, results.model.id, revision)
             extractor = WhisperFeatureExtractor.from_pretrained(self.base_model, local_files_only=True)
             save_model(folder, model, labels.tokenizer, extractor)
             scores = score_clips(clips.ids, clips.texts, transcripts, language_code=results.text_language)
@@ -140,3 +145,12 @@ class FinishedRun:
                 best_step=results.best_step,
             )
             write_results(results, folder / RESULTS_NAME)
+
+    def _best_model(self) -> WhisperForConditionalGeneration:
+        """The model with the best weights; plain Whisper, whether these or adapters were trained."""
+        if self.parameters.lora_rank is not None:
+            return merged(load_base_model(self.base_model, self.artifact), self.best)
+        model: WhisperForConditionalGeneration = WhisperForConditionalGeneration.from_pretrained(
+            self.best, local_files_only=True
+        )
+        return model

@@ -11,6 +11,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from asr_fine_tuner.disk import readable_size
 from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.lora import add_adapters
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.training_arguments import DevicePlan, plan_device, training_bytes
 
@@ -51,6 +52,8 @@ def outline(model_folder: Path, parameters: TrainParameters) -> WhisperForCondit
         model = WhisperForConditionalGeneration(config)
     if parameters.freeze_encoder:
         model.freeze_encoder()
+    if parameters.lora_rank is not None:
+        add_adapters(model, parameters)
     return model
 
 

@@ -190,7 +190,20 @@ recognise = pipeline("automatic-speech-recognition", model="{repo_id}")
 print(recognise("speech.wav"{options})["text"])
 ```
 
-Give `chunk_length_s=30` to `pipeline` for recordings longer than 30 s. Files are decoded by ffmpeg."""
+Give `chunk_length_s=30` to `pipeline` for recordings longer than 30 s. Files are decoded by ffmpeg.
+{_adapter(results, repo_id)}""".rstrip()
+
+
+def _adapter(results: TrainingResults, repo_id: str) -> str:
+    """How to put the adapters into the base model, where some were trained."""
+    rank = results.hyperparameters.get("lora_rank")
+    if rank is None:
+        return ""
+    base = f'WhisperForConditionalGeneration.from_pretrained("{results.model.id}")'
+    return (
+        f"\nThese are the base model's weights with adapters of rank {rank} (LoRA) merged into them. `adapter/` has "
+        f'the adapters alone: `PeftModel.from_pretrained({base}, "{repo_id}", subfolder="adapter")`.'
+    )
 
 
 def _training_data(results: TrainingResults) -> str:

@@ -12,6 +12,7 @@ from asr_fine_tuner import hub
 from asr_fine_tuner.checkpoints import KEPT_CHECKPOINTS
 from asr_fine_tuner.disk import bytes_below, free_bytes, readable_size, shortage
 from asr_fine_tuner.errors import PermanentError
+from asr_fine_tuner.lora import has_adapters
 from asr_fine_tuner.memory import outline
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.training_input import TrainingInput
@@ -34,11 +35,13 @@ _COPIES_OF_TRANSCRIPTS = 12
 class DiskEstimate:
     """Bytes below `output_dir`.
 
-    weights: float32 weights once. checkpoint: the weights and Adam's two moments of those that are trained.
-    transcripts: the evaluations.
+    weights: float32 weights of the finished model, with those of adapters. kept: of them those that a checkpoint and
+    the best weights hold: the adapters where these are trained, else all. checkpoint: these and Adam's two moments of
+    those that are trained. transcripts: the evaluations.
     """
 
     weights: int
+    kept: int
     checkpoint: int
     transcripts: int
 
@@ -46,24 +49,26 @@ class DiskEstimate:
     def of(cls, model: WhisperForConditionalGeneration, transcript_bytes: int) -> DiskEstimate:
         """transcript_bytes: UTF-8 of the references of validation and test."""
         weights = _BYTES * sum(weight.numel() for weight in model.parameters())
-        moments = _BYTES * _MOMENTS * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-        return cls(weights, weights + moments, _COPIES_OF_TRANSCRIPTS * transcript_bytes)
+        trained = _BYTES * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        kept = trained if has_adapters(model) else weights
+        return cls(weights, kept, kept + _MOMENTS * trained, _COPIES_OF_TRANSCRIPTS * transcript_bytes)
 
     @property
     def job(self) -> int:
         """The checkpoints that are kept and one being staged, the best weights twice while a better one replaces them,
         the finished model, evaluations and small files."""
-        return (KEPT_CHECKPOINTS + 1) * self.checkpoint + 3 * self.weights + self.transcripts + _SMALL_FILES
+        checkpoints = (KEPT_CHECKPOINTS + 1) * self.checkpoint
+        return checkpoints + 2 * self.kept + self.weights + self.transcripts + _SMALL_FILES
 
     @property
     def least(self) -> int:
         """What every run ends with: the last checkpoint, the best weights and the finished model."""
-        return self.checkpoint + 2 * self.weights
+        return self.checkpoint + self.kept + self.weights
 
     @property
     def rehearsal(self) -> int:
         """Two checkpoints, the best weights twice, the finished model."""
-        return 2 * self.checkpoint + 3 * self.weights + _SMALL_FILES
+        return 2 * self.checkpoint + 2 * self.kept + self.weights + _SMALL_FILES
 
 
 def transcript_bytes(source: TrainingInput | None) -> int:

@@ -32,6 +32,7 @@ from asr_fine_tuner.errors import InterruptedJob, PermanentError
 from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.files import rename_folder
 from asr_fine_tuner.labels import LabelEncoder
+from asr_fine_tuner.lora import has_adapters, load_adapters
 from asr_fine_tuner.packing import Packer
 from asr_fine_tuner.prefetching import prefetched
 from asr_fine_tuner.ranks import Ranks
@@ -103,7 +104,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         self.ranks = ranks
         self.leading_metric = leading_metric
         self._disk = DiskEstimate.of(model, transcript_bytes=0)
-        self.best = BestWeights(self.run_dir, leading_metric, self._disk.weights)
+        self.best = BestWeights(self.run_dir, leading_metric, self._disk.kept)
         self.last_evaluation: Evaluation | None = None
         self._steps = TrainingSteps(packer, batch_sizes, ranks.rank)
         self._step_collator = StepCollator(collator, batch_sizes.micro)
@@ -261,9 +262,18 @@ class WhisperTrainer(Seq2SeqTrainer):
 
     def load_weights(self, folder: Path) -> None:
         """Take the weights in `folder`, which only the first rank has to see."""
-        if self.ranks.first:
+        if self.ranks.first and has_adapters(self.model):
+            load_adapters(self.model, folder)
+        elif self.ranks.first:
             load_model(self.model, folder / _WEIGHTS)
         self.ranks.copy_from_first(self.model)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        # The trainer of transformers saves adapters, but reads them back only into a PeftModel.
+        if has_adapters(self.model):
+            load_adapters(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _get_output_dir(self, trial: object) -> str:
         return str(self._saving_to) if self._saving_to else str(super()._get_output_dir(trial))
