@@ -10,13 +10,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from test_run_size import whisper
 from tiny_training import changed, fine_tuning_of, log_history, short_run, sigterm_at, weights_of
 from transformers import WhisperForConditionalGeneration, pipeline
 
 from asr_fine_tuner import InterruptedJob, PermanentError, TrainParameters
 from asr_fine_tuner.batches import ClipDataset
 from asr_fine_tuner.checkpoints import checkpoint_folder, checkpoints_in, step_of
-from asr_fine_tuner.disk import bytes_below
+from asr_fine_tuner.disk import bytes_below, readable_size
 from asr_fine_tuner.lora import add_adapters, load_adapters, merged, without_adapters
 from asr_fine_tuner.memory import outline
 from asr_fine_tuner.model_folder import published_files
@@ -197,3 +198,19 @@ def test_a_learning_rate_for_all_weights_is_told(adapting: TrainParameters, capl
     with caplog.at_level(logging.WARNING):
         fine_tuning_of(changed(adapting, learning_rate=1e-5))
     assert "--learning_rate 1e-05 is one for training all weights" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "decoder", "mels"), [("small", 768, 12, 80), ("large-v3-turbo", 1280, 4, 128)]
+)
+def test_the_table_of_the_guide(name: str, width: int, decoder: int, mels: int) -> None:
+    guide = (Path(__file__).parent.parent / "howto" / "train_container.md").read_text()
+    rows = [line.split("|")[2:-1] for line in guide.splitlines() if line.startswith(f"| whisper-{name} |")]
+    model = whisper(width, 12 if name == "small" else 32, decoder, mels)
+    for row in rows:
+        if "lora" in row[0]:
+            add_adapters(model, TrainParameters(lora_rank=32))
+        trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        sizes = [readable_size(size) for size in (12 * trained, DiskEstimate.of(model, 0).job)]
+        assert [cell.strip() for cell in row[1:]] == [f"{trained / 1e6:.1f} M", *sizes]
+    assert len(rows) == 2
