@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asr_fine_tuner.metrics import score
 from asr_fine_tuner.results import Source, SplitData, SplitScores, TrainingResults
+from asr_fine_tuner.throughput import Throughput
 
 REFERENCES = ["Buongiorno, a tutti!", "L'ora è tarda."]
 
@@ -25,6 +26,24 @@ def some_results() -> TrainingResults:
         best_step=400,
         epochs=2.63,
         train_runtime=1234.5,
+        throughput=Throughput(
+            devices=1,
+            audio_hours=23.78,
+            audio_hours_per_device_hour=69.3,
+            mfu=0.312,
+            peak_tflops=312.0,
+            peak_source="data sheet",
+            padding_share=0.087,
+            seconds={
+                "data": 12.0,
+                "forward": 380.5,
+                "backward": 760.0,
+                "optimizer": 70.0,
+                "evaluation": 300.0,
+                "saving": 15.5,
+                "other": 12.0,
+            },
+        ),
         data={
             "train": SplitData(3030, 9.0412, "train"),
             "validation": SplitData(391, 1.01, "validation"),

@@ -249,6 +249,8 @@ def test_results_tell_where_everything_came_from(parameters: TrainParameters, ti
     assert results.hyperparameters["effective_batch_size"] == 4
     assert results.hyperparameters["learning_rate"] == parameters.learning_rate
     assert results.train_runtime > 0
+    assert results.throughput.audio_hours == pytest.approx(hours)
+    assert f"Trained on {results.throughput.audio_hours:.2f} h of audio" in (result.model_dir / "README.md").read_text()
     published = (result.model_dir / "results.json").read_text() + (result.model_dir / "README.md").read_text()
     assert str(tiny_artifact.parent) not in published
     assert str(Path(str(parameters.output_dir)).parent) not in published

@@ -120,7 +120,7 @@ def _assert_same(run: Path, result: Mapping[str, Any], of_one: TrainResult) -> N
     ours = log_history(run)
     assert [entry["step"] for entry in ours] == [entry["step"] for entry in theirs]
     for our, their in zip(ours, theirs, strict=True):
-        for name in {"loss", "grad_norm", "eval_loss"} & their.keys():
+        for name in {"loss", "grad_norm", "eval_loss", "audio_hours", "padding_share"} & their.keys():
             assert our[name] == pytest.approx(their[name], rel=1e-4), (name, our["step"])
         for name in ("learning_rate", "eval_wer", "eval_cer"):
             assert our.get(name) == their.get(name)
@@ -141,6 +141,7 @@ def test_two_processes_learn_and_tell_what_one_does(
     result = json.loads(line)
     assert (result["status"], result["train_batch_size"], result["processes"]) == ("done", 2, 2)
     assert stderr.count("tuned model on test") == 1, "only the first rank logs"
+    assert json.loads((run / "model" / "results.json").read_text())["throughput"]["devices"] == 2
     assert 0 < of_one.metrics["test_base_wer"] != of_one.metrics["test_tuned_wer"]
     _assert_same(run, result, of_one)
 

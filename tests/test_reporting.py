@@ -57,6 +57,7 @@ def test_every_log_of_the_trainer_is_told(
         assert told["train/learning_rate"] == history[step]["learning_rate"]
         assert told["train/grad_norm"] == pytest.approx(history[step]["grad_norm"])
         assert told["train/audio_seconds_per_second"] > 0
+        assert {"train/audio_hours", "train/mfu", "train/padding_share"} <= set(told)
         assert not any(name.startswith("eval/") for name in told)
     ((step, evaluated),) = [(step, told) for step, told in recorder.told if "eval/loss" in told]
     assert step == 4
@@ -65,7 +66,8 @@ def test_every_log_of_the_trainer_is_told(
 
     lines = [record.getMessage() for record in caplog.records if "step 2 of 4" in record.getMessage()]
     pattern = (
-        r"step 2 of 4: loss \d\.\d{4}, learning rate 1\.00e-03, gradient norm \d+\.\d\d, \d+ times real time, .*left"
+        r"step 2 of 4: loss \d\.\d{4}, learning rate 1\.00e-03, gradient norm \d+\.\d\d, 0\.0\d h of audio, "
+        r"\d+ times real time, MFU \d+\.\d %, .*left"
     )
     assert re.fullmatch(pattern, lines[0])
 

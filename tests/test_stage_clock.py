@@ -59,6 +59,19 @@ def test_a_stage_that_fails_ends_there(passes) -> None:
     assert told(clock) == {"forward": 1, "other": 2, "data": 8}
 
 
+def test_a_stage_that_was_begun_ends_with_the_block_that_it_is_in(passes) -> None:
+    clock = StageClock(CPU)
+    with contextlib.suppress(RuntimeError), clock.stage(Stage.OTHER):
+        clock.begin(Stage.OPTIMIZER)
+        passes(1)
+        clock.end()
+        clock.begin(Stage.OPTIMIZER)
+        passes(2)
+        raise RuntimeError
+    passes(4)
+    assert told(clock) == {"optimizer": 3}
+
+
 def test_a_stage_under_way_is_told_of_too(passes) -> None:
     clock = StageClock(CPU)
     with clock.stage(Stage.BACKWARD):
@@ -66,6 +79,26 @@ def test_a_stage_under_way_is_told_of_too(passes) -> None:
         assert told(clock) == {"backward": 1}
         passes(2)
     assert told(clock) == {"backward": 3}
+
+
+def test_what_a_device_has_not_come_to_is_told_later_and_not_waited_for(passes) -> None:
+    clock = StageClock(CPU)
+    come_to = [0.0]  # the moment up to which the device has worked
+
+    class Behind(type(clock._watch)):
+        def has_come(self, moment: float) -> bool:
+            return moment <= come_to[0]
+
+    clock._watch = Behind()
+    with clock.stage(Stage.FORWARD):
+        passes(1)
+    with clock.stage(Stage.BACKWARD):
+        passes(2)
+    assert told(clock) == {}
+    come_to[0] = 1001
+    assert told(clock) == {"forward": 1}
+    come_to[0] = 1003
+    assert told(clock) == {"forward": 1, "backward": 2}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -87,7 +120,8 @@ def test_on_a_gpu_time_is_that_of_its_work_and_nothing_waits_for_it() -> None:
         torch.cuda.synchronize()
         with clock.stage(Stage.DATA):
             time.sleep(0.1)
-    seconds = clock.seconds(wait=True)
+    torch.cuda.synchronize()
+    seconds = clock.seconds()
     taken = time.monotonic() - began
     assert enqueued < seconds[Stage.FORWARD]
     assert seconds[Stage.BACKWARD] == pytest.approx(2 * seconds[Stage.FORWARD], rel=0.2)

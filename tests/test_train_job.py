@@ -143,7 +143,13 @@ def _assert_tracked(run: Path) -> None:
         assert str(run.parent) not in json.dumps([logged.config, logged.summary]), "paths are nobody's business"
     steps = [row for logged in (first, second) for row in logged.history if "train/loss" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
-    for measured in ("train/learning_rate", "train/grad_norm", "train/audio_seconds_per_second"):
+    for measured in (
+        "train/learning_rate",
+        "train/grad_norm",
+        "train/audio_seconds_per_second",
+        "train/mfu",
+        "train/audio_hours",
+    ):
         assert all(row[measured] >= 0 for row in steps), measured
     evaluated = {row["step"]: row for row in [*first.history, *second.history] if "eval/wer" in row}
     assert set(evaluated) == {0, 3, 6}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from asr_fine_tuner.batches import IGNORED_LABEL, Collator
 from asr_fine_tuner.checkpoints import checkpoints_in, newest_complete, step_of
 from asr_fine_tuner.labels import LabelEncoder
 from asr_fine_tuner.packing import Window
-from asr_fine_tuner.trainer import train_seconds
 from asr_fine_tuner.training import TrainResult, train
 from asr_fine_tuner.transcribing import token_loss
 
@@ -229,23 +227,6 @@ def test_a_gradient_that_is_not_finite_ends_training_before_the_step(parameters:
     with pytest.raises(PermanentError, match=r"gradient norm (nan|inf) at step 1"):
         tuning.trainer.train()
     assert torch.equal(weight, before)
-
-
-def test_throughput_counts_all_the_time_spent_in_training(parameters: TrainParameters) -> None:
-    """An evaluation between two logs must not hide the steps before it, nor the end those after the last log."""
-    tuning = fine_tuning_of(changed(parameters, max_steps=6, logging_steps=5, eval_steps=4))
-
-    class Slow(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            time.sleep(0.05)
-
-    tuning.trainer.add_callback(Slow())
-    tuning.trainer.train()
-    entry = next(entry for entry in tuning.trainer.state.log_history if "audio_seconds_per_second" in entry)
-    assert entry["train_seconds"] >= 3 * 0.05, "the first step of a clock begins with the step"
-    assert train_seconds(tuning.trainer.state) > entry["train_seconds"]
-    audio = float(tuning.clips["train"].seconds.sum())
-    assert entry["audio_seconds_per_second"] == pytest.approx(audio / entry["train_seconds"], rel=1e-3)
 
 
 def test_a_train_split_smaller_than_a_batch_and_validation_too(parameters: TrainParameters) -> None:

@@ -224,7 +224,7 @@ def sigterm_at(pattern: str) -> Iterator[None]:
 
 def log_history(run: Path) -> list[dict[str, Any]]:
     """What the trainer logged, without what is different each time: how long things took."""
-    timed = ("audio_seconds_per_second", "train_seconds", "train_runtime")
+    timed = ("audio_seconds_per_second", "mfu", "train_runtime")
     entries = json.loads((run / "trained.json").read_text())["log_history"]
     return [
         {name: value for name, value in entry.items() if name not in timed}

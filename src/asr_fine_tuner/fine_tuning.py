@@ -77,6 +77,7 @@ class FineTuning:
         self._fit(ranks.from_first(run.fitted))
         self.model_folder = model_folder
         self._watching = watching
+        self._evaluation_seconds: dict[str, float] = {}  # of those beside the trainer's own
         self.labels = LabelEncoder.from_folder(model_folder, encoding.language_token, encoding.task)
         # Whisper translates into English.
         self.text_language = "en" if encoding.task == "translate" else encoding.language_token
@@ -246,6 +247,8 @@ class FineTuning:
             )
         tuned = self._remembered("tuned-test", lambda: trainer.assess(self._judged("test"), "test, tuned model"))
         log_rates("tuned model on test", tuned.metrics("test"), "test_")
+        base = {split: self._base_on(split) for split in ("validation", "test")}
+        base_while_training = self._base_on(self._periodic)
         finished = FinishedRun(
             parameters=self.parameters,
             sizes=self.sizes,
@@ -256,9 +259,10 @@ class FineTuning:
             base_model=self.model_folder,
             best=best,
             state=trainer.state,
+            throughput=trainer.meter.throughput(trainer.state, self._evaluation_seconds.values()),
             tuned={"validation": on_validation, "test": tuned},
-            base={split: self._base_on(split) for split in ("validation", "test")},
-            base_while_training=self._base_on(self._periodic),
+            base=base,
+            base_while_training=base_while_training,
             clips_per_window=len(self.packer) / len(self.packer.first_epoch),
         )
         results = finished.results(model_name, model_revision)
@@ -312,11 +316,11 @@ class FineTuning:
 
     def _remembered(self, name: str, assess: Callable[[], Evaluation]) -> Evaluation:
         """The evaluation kept under `name`, or else that of `assess`, which is kept."""
-        kept = self.ranks.from_first(lambda: self.run.evaluation(name))
-        if kept is not None:
-            return kept
-        evaluation = assess()
-        self.ranks.from_first(lambda: self.run.keep_evaluation(name, evaluation))
+        evaluation = self.ranks.from_first(lambda: self.run.evaluation(name))
+        if evaluation is None:
+            made = evaluation = assess()
+            self.ranks.from_first(lambda: self.run.keep_evaluation(name, made))
+        self._evaluation_seconds[name] = evaluation.seconds
         return evaluation
 
 

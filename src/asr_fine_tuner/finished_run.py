@@ -25,7 +25,7 @@ from asr_fine_tuner.metrics import score_clips
 from asr_fine_tuner.model_folder import save_model, write_predictions
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.results import Source, SplitData, SplitScores, TrainingResults, write_results
-from asr_fine_tuner.trainer import train_seconds
+from asr_fine_tuner.throughput import Throughput
 from asr_fine_tuner.training_arguments import DevicePlan
 
 _VERSIONS = ("asr-fine-tuner", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "jiwer")
@@ -70,6 +70,7 @@ class FinishedRun:
     base_model: Path
     best: Path
     state: TrainerState
+    throughput: Throughput
     tuned: Mapping[str, Evaluation]
     base: Mapping[str, Evaluation | None]
     base_while_training: Evaluation | None
@@ -93,7 +94,8 @@ class FinishedRun:
             steps=self.state.global_step,
             best_step=step_of(self.best),
             epochs=self.state.epoch or 0.0,
-            train_runtime=train_seconds(self.state),
+            train_runtime=self.throughput.training_seconds,
+            throughput=self.throughput,
             data={
                 split: SplitData(len(clips), clips.hours, dataset.splits.get(split, split))
                 for split, clips in self.clips.items()

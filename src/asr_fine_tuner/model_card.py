@@ -229,7 +229,8 @@ def _training(results: TrainingResults, curves: str | None) -> str:
     )
     rows = [(f"`{name}`", _shown(value)) for name, value in results.hyperparameters.items()]
     picture = f"![Loss, error rates and learning rate over training steps]({curves})" if curves else ""
-    return "\n\n".join(part for part in (told, picture, _table(("hyperparameter", "value"), rows)) if part)
+    parts = (told, results.throughput.told(), picture, _table(("hyperparameter", "value"), rows))
+    return "\n\n".join(part for part in parts if part)
 
 
 def _measurement(results: TrainingResults) -> str:

@@ -53,13 +53,16 @@ class ReportingCallback(TrainerCallback):
             log_rates(f"step {state.global_step} of {state.max_steps}", logs, "eval_")
         else:
             logger.info(
-                "step %d of %d: loss %.4f, learning rate %.2e, gradient norm %.2f, %.0f times real time, %s left",
+                "step %d of %d: loss %.4f, learning rate %.2e, gradient norm %.2f, %.2f h of audio, "
+                "%.0f times real time, MFU %.1f %%, %s left",
                 state.global_step,
                 state.max_steps,
                 logs["loss"],
                 logs["learning_rate"],
                 logs.get("grad_norm", float("nan")),
+                logs["audio_hours"],
                 logs["audio_seconds_per_second"],
+                100 * logs["mfu"],
                 self._time_left(state),
             )
 

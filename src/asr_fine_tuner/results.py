@@ -13,6 +13,7 @@ from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.files import write_atomically
 from asr_fine_tuner.locations import is_on_hub, public_name
 from asr_fine_tuner.metrics import METRICS, Scores, leading_metric
+from asr_fine_tuner.throughput import Throughput
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,7 +79,8 @@ class TrainingResults:
     language_token: Whisper's code of `language` (`it`).
     multilingual: whether the model has language and task tokens.
     steps: optimizer steps done. best_step: the one whose weights were kept.
-    epochs: passes over the training clips. train_runtime: seconds.
+    epochs: passes over the training clips. train_runtime: seconds, without evaluation and saving.
+    throughput: of training, and where all the time went.
     data: train, validation, test. splits: validation, which selected the best step, and test, which selected nothing.
     rejected: reason -> clips that preprocessing left out.
     hyperparameters, versions: name -> value, as shown in the model card.
@@ -97,6 +99,7 @@ class TrainingResults:
     best_step: int
     epochs: float
     train_runtime: float
+    throughput: Throughput
     data: dict[str, SplitData]
     splits: dict[str, SplitScores]
     rejected: dict[str, int]

@@ -37,9 +37,6 @@ class _Watch(Protocol):
 
     def between(self, begin: Any, end: Any) -> float: ...
 
-    def wait(self) -> None:
-        """Until every moment taken has come."""
-
 
 class _HostWatch:
     def now(self) -> float:
@@ -50,9 +47,6 @@ class _HostWatch:
 
     def between(self, begin: float, end: float) -> float:
         return end - begin
-
-    def wait(self) -> None:
-        pass
 
 
 class _CudaWatch:
@@ -76,9 +70,6 @@ class _CudaWatch:
     def between(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
         return float(begin.elapsed_time(end)) / 1000  # of milliseconds
 
-    def wait(self) -> None:
-        torch.cuda.synchronize(self._device)
-
 
 class StageClock:
     """Gives each moment to one stage: the innermost that is under way. Outside of all of them it stands still."""
@@ -93,22 +84,31 @@ class StageClock:
 
     @contextlib.contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
-        """The block is `stage`, but for the stages within it."""
-        self._turn()
-        self._under_way.append(stage)
+        """The block is `stage`, but for the stages within it, which end with it."""
+        outside = len(self._under_way)
+        self.begin(stage)
         try:
             yield
         finally:
             self._turn()
-            self._under_way.pop()
+            del self._under_way[outside:]
 
-    def seconds(self, *, wait: bool = False) -> Mapping[Stage, float]:
-        """By stage, so far. wait: for the GPU; otherwise what it is still to do comes with a later call."""
+    def begin(self, stage: Stage) -> None:
+        """What follows is `stage`, up to its `end`: for what is no block of code."""
+        self._turn()
+        self._under_way.append(stage)
+
+    def end(self) -> None:
+        self._turn()
+        self._under_way.pop()
+
+    def seconds(self) -> Mapping[Stage, float]:
+        """By stage, so far. What a GPU has not come to yet is told by a later call."""
         if self._under_way:
             self._turn()
-        if wait:
-            self._watch.wait()
-        self._read()
+        while self._past and self._watch.has_come(self._past[0][2]):
+            stage, begin, end = self._past.popleft()
+            self._seconds[stage] += self._watch.between(begin, end)
         return dict(self._seconds)
 
     def _turn(self) -> None:
@@ -117,8 +117,3 @@ class StageClock:
         if self._under_way:
             self._past.append((self._under_way[-1], self._since, now))
         self._since = now
-
-    def _read(self) -> None:
-        while self._past and self._watch.has_come(self._past[0][2]):
-            stage, begin, end = self._past.popleft()
-            self._seconds[stage] += self._watch.between(begin, end)

@@ -7,7 +7,6 @@ import logging
 import math
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -37,18 +36,15 @@ from asr_fine_tuner.packing import Packer
 from asr_fine_tuner.prefetching import prefetched
 from asr_fine_tuner.ranks import Ranks
 from asr_fine_tuner.run_size import DiskEstimate
+from asr_fine_tuner.stage_clock import Stage
 from asr_fine_tuner.stop import stop_requested
+from asr_fine_tuner.throughput_meter import ThroughputMeter
 from asr_fine_tuner.transcribing import Transcriber, token_loss
 from asr_fine_tuner.windows import TrainingWindows
 
 logger = logging.getLogger(__name__)
 
 _WEIGHTS = "model.safetensors"
-
-
-def train_seconds(state: TrainerState) -> float:
-    """Seconds spent in training steps up to the last log, over all the sessions of a resumed run."""
-    return next((entry["train_seconds"] for entry in reversed(state.log_history) if "train_seconds" in entry), 0.0)
 
 
 class WhisperTrainer(Seq2SeqTrainer):
@@ -102,6 +98,9 @@ class WhisperTrainer(Seq2SeqTrainer):
         # Else `num_items_in_batch` would travel into the model's forward, which has no use for it.
         self.model_accepts_loss_kwargs = False
         self.ranks = ranks
+        self.meter = ThroughputMeter(model, args, ranks)
+        self.add_callback(self.meter)
+        self._clock = self.meter.clock
         self.leading_metric = leading_metric
         self._disk = DiskEstimate.of(model, transcript_bytes=0)
         self.best = BestWeights(self.run_dir, leading_metric, self._disk.kept)
@@ -116,10 +115,6 @@ class WhisperTrainer(Seq2SeqTrainer):
         )
         self._patience = early_stopping_patience
         self._saving_to: Path | None = None
-        # Since the last log: seconds of audio trained on, seconds that took, and when the clock was last started.
-        self._audio_seconds = 0.0
-        self._training_seconds = 0.0
-        self._clock_started: float | None = None
 
     @property
     def run_dir(self) -> Path:
@@ -143,7 +138,8 @@ class WhisperTrainer(Seq2SeqTrainer):
     ) -> tuple[list[Step], int]:
         if self._ahead is None or self._ahead[0] is not epoch_iterator:
             self._ahead = epoch_iterator, prefetched(epoch_iterator)
-        return cast("tuple[list[Step], int]", super().get_batch_samples(self._ahead[1], num_batches, device))
+        with self._clock.stage(Stage.DATA):
+            return cast("tuple[list[Step], int]", super().get_batch_samples(self._ahead[1], num_batches, device))
 
     def _get_num_items_in_batch(self, batch_samples: list[Step], device: torch.device) -> int:  # noqa: ARG002 - the trainer's own signature
         at_once = [len(batch["labels"]) for step in batch_samples for batch in step.micro_batches]
@@ -162,20 +158,29 @@ class WhisperTrainer(Seq2SeqTrainer):
         self, model: torch.nn.Module, inputs: Step, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Gradients of a whole optimizer step, over its micro batches and all ranks; returns this rank's loss."""
-        self._clock_started = self._clock_started or time.monotonic()
-        self._audio_seconds += inputs.audio_seconds
+        self.meter.count(inputs)
         loss = torch.zeros((), device=self.args.device)
         for batch in inputs.micro_batches:
             loss += self._micro_step(model, batch, num_items_in_batch)
         self._refuse_non_finite("loss", loss)
-        self.ranks.average_gradients(model.parameters())
+        with self._clock.stage(Stage.OPTIMIZER):
+            self.ranks.average_gradients(model.parameters())
         return loss
 
     def _micro_step(
         self, model: torch.nn.Module, batch: Batch, num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
         given = {name: tensor for name, tensor in batch.items() if name != "clip_index"}
-        return cast("torch.Tensor", super().training_step(model, given, num_items_in_batch))
+        with self._clock.stage(Stage.BACKWARD):  # but for what has its own stage
+            return cast("torch.Tensor", super().training_step(model, given, num_items_in_batch))
+
+    def compute_loss(self, *given: Any, **more: Any) -> Any:
+        with self._clock.stage(Stage.FORWARD):
+            return super().compute_loss(*given, **more)
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        with self._clock.stage(Stage.OPTIMIZER):
+            return super()._clip_grad_norm(model)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: float | torch.Tensor | None = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -193,30 +198,21 @@ class WhisperTrainer(Seq2SeqTrainer):
             )
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        # From pinned memory, so that the processor goes on with what comes next.
-        prepared = {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in inputs.items()}
-        # Features travel to the device in float16, half the bytes; the model takes its own type or autocasts.
-        prepared["input_features"] = prepared["input_features"].to(self.model.dtype)
-        return prepared
+        with self._clock.stage(Stage.DATA):
+            # From pinned memory, so that the processor goes on with what comes next.
+            prepared = {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in inputs.items()}
+            # Features travel to the device in float16, half the bytes; the model takes its own type or autocasts.
+            prepared["input_features"] = prepared["input_features"].to(self.model.dtype)
+            return prepared
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs or "train_loss" in logs:  # the totals at the end come after steps that were not logged
-            self._stop_clock()
-            if self._training_seconds:
-                logs["audio_seconds_per_second"] = self.ranks.sum(self._audio_seconds) / self._training_seconds
-            logs["train_seconds"] = train_seconds(self.state) + self._training_seconds
-            self._audio_seconds = self._training_seconds = 0.0
+        self.meter.settle(self.state)
+        if "loss" in logs:
+            logs.update(self.meter.since_last_log(self.state))
         super().log(logs, start_time)
-
-    def _stop_clock(self) -> None:
-        """Leave out of the training time what follows, up to the next training step."""
-        if self._clock_started is not None:
-            self._training_seconds += time.monotonic() - self._clock_started
-        self._clock_started = None
 
     def assess(self, clips: ClipDataset, what: str) -> Evaluation:
         """How the weights as they are do on a split; see `Transcriber.assess`."""
-        self._stop_clock()
         return self._transcriber.assess(clips, what)
 
     def evaluate(
@@ -226,12 +222,15 @@ class WhisperTrainer(Seq2SeqTrainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Score the validation split; keeps the weights when they are the best so far."""
-        evaluation = self.assess(eval_dataset or self.eval_dataset, f"evaluate at step {self.state.global_step}")
+        with self._clock.stage(Stage.EVALUATION):
+            evaluation = self.assess(eval_dataset or self.eval_dataset, f"evaluate at step {self.state.global_step}")
         self.last_evaluation = evaluation
         metrics = evaluation.metrics(metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.ranks.from_first(lambda: self.best.offer(self.state.global_step, evaluation, self.model.save_pretrained))
+        step, save = self.state.global_step, self.model.save_pretrained
+        with self._clock.stage(Stage.SAVING):
+            self.ranks.from_first(lambda: self.best.offer(step, evaluation, save))
         if self._out_of_patience(self.state):
             logger.info("no better evaluation in %d: training stops early", self._patience)
             self.control.should_training_stop = True
@@ -258,7 +257,8 @@ class WhisperTrainer(Seq2SeqTrainer):
         # The evaluation that a resumed run makes up for can be the one that ends it.
         if not self.control.should_training_stop:
             self._steps.set_epoch(arguments["epoch"])
-            super()._run_epoch(**arguments)
+            with self._clock.stage(Stage.OTHER):  # but for what has its own stage
+                super()._run_epoch(**arguments)
 
     def load_weights(self, folder: Path) -> None:
         """Take the weights in `folder`, which only the first rank has to see."""
@@ -280,8 +280,8 @@ class WhisperTrainer(Seq2SeqTrainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
         """Write the trainer's own checkpoint to a staging folder; it appears under its name when it is whole."""
-        self._stop_clock()
-        with self.ranks.together():
+        self.meter.settle(self.state)
+        with self._clock.stage(Stage.SAVING), self.ranks.together():
             if not self.ranks.first:
                 super()._save_checkpoint(model, trial)  # where the others tell what only they know
                 return

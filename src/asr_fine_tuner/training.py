@@ -245,7 +245,9 @@ def _conclude(job: _Job, tracking_url: str | None, *, trained: bool) -> TrainRes
     # A finished run may be published under another name than it was made for.
     results = replace(read_results(run.model / RESULTS_NAME), model_name=job.model_name)
     _write_card(run, results, job.repo_id or job.model_name, job.model.licence)
-    Console(stderr=True).print(results_table(results))
+    console = Console(stderr=True)
+    console.print(results_table(results))
+    console.print(results.throughput.told(), highlight=False)
     if results.warning:
         logger.warning("%s", results.warning)
     if parameters.output_dir is None and (platform := platform_folders()):
