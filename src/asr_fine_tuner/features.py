@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 Float16Array = npt.NDArray[np.float16]
 Float32Array = npt.NDArray[np.float32]
 
+# Mel filters that are applied at once, to only the frequencies that one of them lets through: a fifth of all products for
+# 80 filters, an eighth for 128. With fewer at once, calling takes longer than multiplying.
+_FILTERS_AT_ONCE = 16
+
 
 class LogMelExtractor:
     """Whisper's log-mel features without the padding to the full window.
@@ -44,7 +48,8 @@ class LogMelExtractor:
         self._hop_length: int = extractor.hop_length
         self._window_samples: int = extractor.n_samples
         self._window = torch.hann_window(self._n_fft)
-        self._mel_filters = torch.from_numpy(extractor.mel_filters).to(torch.float32)
+        mel_filters = torch.from_numpy(extractor.mel_filters).to(torch.float32)
+        self._mel_bands = [_band(filters) for filters in mel_filters.split(_FILTERS_AT_ONCE, dim=1)]
 
     @classmethod
     def from_folder(cls, model_folder: Path) -> LogMelExtractor:
@@ -82,7 +87,8 @@ class LogMelExtractor:
         # |z|² without the square root that abs() would take first.
         squares = torch.view_as_real(spectrum).square_()
         power = squares[..., 0] + squares[..., 1]
-        log_mel = (power @ self._mel_filters).clamp_(min=1e-10).log10_()
+        mel = torch.cat([power[:, frequencies] @ filters for frequencies, filters in self._mel_bands], dim=1)
+        log_mel = mel.clamp_(min=1e-10).log10_()
         return torch.maximum(log_mel, log_mel.max() - 8.0).add_(4.0).div_(4.0)
 
     def extract(self, audio: Float32Array) -> Float16Array:
@@ -106,6 +112,14 @@ def join_clips(clips: Sequence[Float16Array], n_frames: Sequence[int], window_fr
     joined = np.concatenate([*kept, clips[-1][: window_frames - sum(n_frames[:-1])]])
     clipped: Float16Array = np.maximum(joined, joined.max() - np.float16(2.0))
     return clipped
+
+
+def _band(filters: torch.Tensor) -> tuple[slice, torch.Tensor]:
+    """The frequencies between the first and the last that one of `filters` `[n_frequencies, n_filters]` lets through,
+    and the filters there."""
+    passed = filters.any(dim=1).nonzero()
+    frequencies = slice(int(passed[0]), int(passed[-1]) + 1)
+    return frequencies, filters[frequencies]
 
 
 def pad_to_window(clips: Sequence[Float16Array], window_frames: int) -> Float16Array:
