@@ -11,7 +11,7 @@ from asr_fine_tuner.artifact import Clip
 from asr_fine_tuner.audio import decode
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.examples import Example
-from asr_fine_tuner.features import LogMelExtractor
+from asr_fine_tuner.features import Float32Array, LogMelExtractor
 from asr_fine_tuner.labels import LabelEncoder, is_multilingual, tokenizer_sha256
 from asr_fine_tuner.manifest import ModelFormat
 from asr_fine_tuner.rejection import ClipRejected
@@ -30,8 +30,24 @@ class EncoderSettings:
     max_labels: int
 
 
+@dataclass(frozen=True, slots=True)
+class DecodedClip:
+    """A clip that is accepted, as `Clip` has it, but with its audio: float32 `[n_samples]` at the extractor's rate."""
+
+    id: str
+    audio: Float32Array
+    labels: list[int]
+    seconds: float
+    text: str
+    speaker: str | None
+
+
 class ClipEncoder:
-    """Decodes audio, extracts features and encodes labels for one model, language and task."""
+    """Decodes audio, extracts features and encodes labels for one model, language and task.
+
+    In two steps, so that each can be taken for several clips in turn: decoder and extractor drive each other's code and
+    data out of the processor's caches, which costs up to a tenth of the time when they alternate with every clip.
+    """
 
     def __init__(self, settings: EncoderSettings) -> None:
         self._settings = settings
@@ -39,8 +55,9 @@ class ClipEncoder:
         self._labels = LabelEncoder.from_folder(settings.model_folder, settings.language_code, settings.task)
         self.n_mels = self._extractor.n_mels
 
-    def encode(self, example: Example) -> Clip:
-        """
+    def decode(self, example: Example) -> DecodedClip:
+        """All but the features.
+
         Raises:
             ClipRejected: the transcript, the audio, its duration or the number of labels does not fit.
         """
@@ -53,13 +70,17 @@ class ClipEncoder:
         seconds = len(audio) / self._extractor.sampling_rate
         if seconds < self._settings.min_duration:
             raise ClipRejected("too_short", f"{seconds:.2f} s, at least {self._settings.min_duration} s asked for")
+        return DecodedClip(example.id, audio, labels, seconds, text, example.speaker)
+
+    def encode(self, clip: DecodedClip) -> Clip:
+        """The clip with its features, which nothing is rejected for."""
         return Clip(
-            id=example.id,
-            features=self._extractor.extract(audio),
-            labels=labels,
-            seconds=seconds,
-            text=text,
-            speaker=example.speaker,
+            id=clip.id,
+            features=self._extractor.extract(clip.audio),
+            labels=clip.labels,
+            seconds=clip.seconds,
+            text=clip.text,
+            speaker=clip.speaker,
         )
 
     def _encode_labels(self, text: str) -> list[int]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from asr_fine_tuner import hub
 from asr_fine_tuner.artifact import ClipWriter
 from asr_fine_tuner.dataset import ShardPlan
-from asr_fine_tuner.encoding import ClipEncoder, EncoderSettings, shared_encoder
+from asr_fine_tuner.encoding import ClipEncoder, DecodedClip, EncoderSettings, shared_encoder
 from asr_fine_tuner.files import (
     canonical_json,
     full_disk_explained,
@@ -29,6 +29,8 @@ from asr_fine_tuner.stop import raise_if_stopped
 
 logger = logging.getLogger(__name__)
 
+# Decoded before the features of the first are extracted (see ClipEncoder): 15 MB of audio for clips of 30 s.
+_CLIPS_AT_ONCE = 8
 _FRAMES_PER_SECOND, _BYTES_PER_FEATURE = 100, 2  # of log-mel features in float16
 
 
@@ -169,32 +171,53 @@ def encode_shard(task: ShardTask) -> EncodedShard:
 def _write_shard(task: ShardTask, encoder: ClipEncoder, name: str, staged: Mapping[str, Path]) -> ShardRecord:
     for path in staged.values():
         path.parent.mkdir(parents=True, exist_ok=True)
-    writers = {split: ClipWriter(path, encoder.n_mels) for split, path in staged.items()}
-    clips, seconds, longest = dict.fromkeys(staged, 0), dict.fromkeys(staged, 0.0), dict.fromkeys(staged, 0)
+    files = {split: _StagedFile(path, encoder) for split, path in staged.items()}
     rejected = []
     for split, example in task.plan.examples():
         raise_if_stopped("finished shards are kept")
         try:
-            clip = encoder.encode(example)
+            files[split].append(encoder.decode(example))
         except ClipRejected as rejection:
             rejected.append(Rejection(split=split, id=example.id, reason=rejection.reason, detail=rejection.detail))
-            continue
-        writers[split].append(clip)
-        clips[split] += 1
-        seconds[split] += clip.seconds
-        longest[split] = max(longest[split], len(clip.labels))
-    files = {}
-    for split, path in staged.items():
-        writers[split].close()
-        files[split] = ShardFile(
-            name=name,
-            sha256=sha256_of(path),
-            clips=clips[split],
-            seconds=seconds[split],
-            longest_labels=longest[split],
-        )
-        path.replace(path.with_name(name))
-        sync_folder(path.parent)
-    record = ShardRecord(files=files, rejected=rejected)
+    record = ShardRecord(files={split: file.publish(name) for split, file in files.items()}, rejected=rejected)
     write_atomically(task.work.record_path(task.index), canonical_json(record.model_dump(mode="json")))
     return record
+
+
+class _StagedFile:
+    """The Arrow file of one split while it is written, and what it holds so far."""
+
+    def __init__(self, path: Path, encoder: ClipEncoder) -> None:
+        self._path = path
+        self._encoder = encoder
+        self._writer = ClipWriter(path, encoder.n_mels)
+        self._waiting: list[DecodedClip] = []
+        self._clips, self._seconds, self._longest_labels = 0, 0.0, 0
+
+    def append(self, clip: DecodedClip) -> None:
+        self._waiting.append(clip)
+        self._clips += 1
+        self._seconds += clip.seconds
+        self._longest_labels = max(self._longest_labels, len(clip.labels))
+        if len(self._waiting) == _CLIPS_AT_ONCE:
+            self._encode_waiting()
+
+    def publish(self, name: str) -> ShardFile:
+        """Write what is left and rename the file to `name`, durably."""
+        self._encode_waiting()
+        self._writer.close()
+        sha256 = sha256_of(self._path)
+        self._path.replace(self._path.with_name(name))
+        sync_folder(self._path.parent)
+        return ShardFile(
+            name=name,
+            sha256=sha256,
+            clips=self._clips,
+            seconds=self._seconds,
+            longest_labels=self._longest_labels,
+        )
+
+    def _encode_waiting(self) -> None:
+        for clip in self._waiting:
+            self._writer.append(self._encoder.encode(clip))
+        self._waiting.clear()
