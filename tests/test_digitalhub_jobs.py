@@ -46,7 +46,7 @@ def test_what_the_howto_submits_makes_an_artifact_and_a_model_of_the_project(
 
     shutil.rmtree(home.folder)  # the next pod is on another machine
     run_folder = tmp_path / "volume" / "run"
-    ended = platform.execute(training["id"], output_dir=str(run_folder), **SHORT)
+    ended = platform.execute(training["id"], output_dir=str(run_folder), lora_rank=4, **SHORT)
     model = held.only("models")
     assert ended["status"]["outputs"] == {"model": model["key"]}
     assert {"type": "consumes", "dest": artifact["key"]} in ended["metadata"]["relationships"]
@@ -56,6 +56,8 @@ def test_what_the_howto_submits_makes_an_artifact_and_a_model_of_the_project(
     logged = platform.files_of(model)
     assert logged == {name: (run_folder / "model" / name).read_bytes() for name in logged}
     assert set(logged) == {*PUBLISHED_FILES, PREDICTIONS_NAME} & set(contents(run_folder / "model"))
+    assert "adapter/adapter_config.json" in logged
+    assert "adapter_config.json" not in logged, "transformers would load the adapter onto the merged weights"
 
     results = json.loads(logged["results.json"])
     shown = held.metrics[training["id"]]
