@@ -7,7 +7,7 @@ DEMO ?= build/demo
 ROUNDS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-image soak lint bench bench-train bench-evaluate bench-check lock clean
+.PHONY: help install demo test test-image soak lint bench bench-train bench-evaluate bench-quality bench-check lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ bench-train: $(VENV)/installed-dev ## compare training with the usual recipe's: 
 
 bench-evaluate: $(VENV)/installed-dev ## compare evaluation with the stock trainer's: speed and memory
 	$(BIN)/python -m benchmarks.evaluate
+
+bench-quality: $(VENV)/installed-dev ## compare what packed and unpacked training learn (needs espeak-ng)
+	$(BIN)/python -m benchmarks.quality
 
 bench-check: $(VENV)/installed-dev ## run the benchmarks in their quick form, which shows that they run
 	$(BIN)/python -m pytest -m bench tests/test_benchmarks.py

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from conftest import ROOT
+
+from benchmarks.confidence import compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,3 +52,28 @@ def test_both_recipes_train_and_evaluate(benchmark: str, key: str, job_env: Mapp
     ratios = ratios_of(f"benchmarks.{benchmark}", job_env)
     assert ratios["model_shape"] == "mini"
     assert all(math.isfinite(ratios[name]) and ratios[name] > 0 for name in (key, "peak_memory"))
+
+
+@pytest.mark.bench
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="the base model learns from espeak-ng")
+def test_both_ways_to_train_are_compared(job_env: Mapping[str, str]) -> None:
+    compared = ratios_of("benchmarks.quality", job_env)
+    assert {"clips", "with_timestamps", "without"} < set(compared)
+
+
+def test_an_interval_of_a_difference_is_of_pairs() -> None:
+    rng = np.random.default_rng(0)
+    words = np.full(100, 10)
+    first = rng.binomial(words, 0.3, (3, 100))
+    # One error more in a tenth of the recordings.
+    rates = compare(first, first + (np.arange(100) % 10 == 0), words)
+    assert rates.difference.value == pytest.approx(0.01)
+    assert 0 < rates.difference.low < rates.difference.value < rates.difference.high < 0.02
+    # Of the rates themselves, which go up and down together, the intervals overlap.
+    assert rates.first.high > rates.second.low
+
+
+def test_the_same_errors_do_not_differ() -> None:
+    errors = np.array([[1, 0, 2]])
+    difference = compare(errors, errors, np.array([4, 5, 6])).difference
+    assert (difference.value, difference.low, difference.high) == (0, 0, 0)

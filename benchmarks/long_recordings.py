@@ -1,0 +1,100 @@
+"""Long recordings of the demo's test speakers, transcribed by a model, as a child process.
+
+    python -m benchmarks.long_recordings MODEL CHUNK_SECONDS ORDERS CLIPS
+
+CLIPS test clips of a speaker follow one another with short pauses, in ORDERS different orders; all of them, which are
+24, are more than a minute. They are
+transcribed as Whisper does it, one window after another, each beginning where the timestamps of the one before say that
+its last sentence ended (section 4.5 of arXiv 2212.04356); and without timestamps, in overlapping pieces of
+CHUNK_SECONDS, whose transcripts the pipeline of transformers joins. The result has the `words` of each recording, and
+word errors in the normal form that ours are counted in, `with_timestamps` and `without`, in the same order.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import soundfile
+from numpy.typing import NDArray
+from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipeline
+
+from asr_fine_tuner.metrics import score
+
+_TEST_SPLIT = Path(__file__).resolve().parent.parent / "demo" / "dataset" / "it" / "test-00000-of-00001.parquet"
+_PAUSES = (0.2, 1.0)  # seconds between two clips, from and to
+_SAMPLING_RATE = 16_000
+_MOST_TOKENS = 200  # of a window; twice what is said in one
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """samples: at 16 kHz."""
+
+    samples: NDArray[np.float32]
+    text: str
+
+
+def recordings(orders: int, n_clips: int) -> Iterator[Recording]:
+    """Each speaker's, of `n_clips` clips in `orders` different orders; always the same ones."""
+    rng = random.Random(0)  # noqa: S311
+    rows = pq.read_table(_TEST_SPLIT).to_pylist()
+    for speaker in sorted({row["speaker_id"] for row in rows}):
+        clips = [row for row in rows if row["speaker_id"] == speaker]
+        for _ in range(orders):
+            parts: list[NDArray[np.float32]] = []
+            said = rng.sample(clips, n_clips)
+            for clip in said:
+                samples, _ = soundfile.read(io.BytesIO(clip["audio"]["bytes"]), dtype="float32")
+                pause = np.zeros(round(rng.uniform(*_PAUSES) * _SAMPLING_RATE), np.float32)
+                parts += [samples, pause]
+            yield Recording(np.concatenate(parts), " ".join(clip["sentence"] for clip in said))
+
+
+class LongFormTranscriber:
+    """chunk_seconds: of the pieces without timestamps; the model's window or less."""
+
+    def __init__(self, folder: Path, chunk_seconds: float) -> None:
+        self._model = WhisperForConditionalGeneration.from_pretrained(folder)
+        self._processor = WhisperProcessor.from_pretrained(folder)
+        self._in_pieces = pipeline("automatic-speech-recognition", str(folder), chunk_length_s=chunk_seconds)
+
+    def with_timestamps(self, recording: Recording) -> str:
+        given = self._processor.feature_extractor(
+            recording.samples,
+            sampling_rate=_SAMPLING_RATE,
+            truncation=False,
+            padding="longest",
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        ids = self._model.generate(**given, return_timestamps=True, max_new_tokens=_MOST_TOKENS)
+        return str(self._processor.tokenizer.decode(ids[0], skip_special_tokens=True))
+
+    def without(self, recording: Recording) -> str:
+        sound = {"raw": recording.samples, "sampling_rate": _SAMPLING_RATE}
+        return str(self._in_pieces(sound, generate_kwargs={"max_new_tokens": _MOST_TOKENS})["text"])
+
+
+def main(folder: Path, chunk_seconds: float, orders: int, n_clips: int) -> None:
+    transcriber = LongFormTranscriber(folder, chunk_seconds)
+    result: dict[str, list[int]] = {"words": [], "with_timestamps": [], "without": []}
+    for recording in recordings(orders, n_clips):
+        for mode in ("with_timestamps", "without"):
+            heard = getattr(transcriber, mode)(recording)
+            print(f"{mode}\n  {recording.text}\n  {heard}", file=sys.stderr)
+            errors = score([recording.text], [heard], language_code="it").wer
+            result[mode].append(errors.errors)
+        result["words"].append(errors.reference_length)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
