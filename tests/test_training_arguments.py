@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ from tiny_training import changed, fine_tuning_of
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from asr_fine_tuner import PermanentError, TrainParameters, fine_tuning
-from asr_fine_tuner.training_arguments import DevicePlan, common_plan, plan_device, training_arguments, training_bytes
+from asr_fine_tuner.training_arguments import (
+    DevicePlan,
+    common_plan,
+    plan_device,
+    training_arguments,
+    training_bytes,
+    training_footprint,
+)
 
 TESTS = Path(__file__).parent
 PLAN = DevicePlan("cpu", "fp32", gradient_checkpointing=False, micro_batch=16)
@@ -179,7 +187,8 @@ def small() -> WhisperForConditionalGeneration:
 def test_micro_batches_shrink_before_activations_are_computed_again(
     switch: Any, fits: int, checkpointing: bool, micro_batch: int, small: WhisperForConditionalGeneration
 ) -> None:
-    free = int(training_bytes(small, fits, "fp32") / 0.9) + 1
+    held = DevicePlan("cpu", "fp32", gradient_checkpointing=False, micro_batch=fits)
+    free = int(training_footprint(small, held) / 0.9) + 1
     plan = plan_device(TrainParameters(gradient_checkpointing=switch, precision="fp32"), small, free)
     assert (plan.gradient_checkpointing, plan.micro_batch) == (checkpointing, micro_batch)
 
@@ -193,7 +202,7 @@ def test_many_labels_take_memory(small: WhisperForConditionalGeneration) -> None
 def test_the_plan_is_what_is_trained_with(parameters: TrainParameters, monkeypatch: pytest.MonkeyPatch) -> None:
     given = changed(parameters, train_batch_size=8, max_steps=1, eval_steps=1)
     model = fine_tuning_of(given).trainer.model
-    free = training_bytes(model, 3, "fp32", n_labels=60) / 0.9
+    free = training_footprint(model, replace(PLAN, micro_batch=3), n_labels=60) / 0.9
     monkeypatch.setattr(fine_tuning, "free_memory", lambda: (int(free), "a small machine"))
     tuning = fine_tuning_of(changed(given, gradient_checkpointing="off"))
     sizes = [len(batch["labels"]) for step in tuning.trainer.get_train_dataloader() for batch in step.micro_batches]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -13,7 +13,7 @@ from asr_fine_tuner.disk import readable_size
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.lora import add_adapters
 from asr_fine_tuner.parameters import TrainParameters
-from asr_fine_tuner.training_arguments import DevicePlan, plan_device, training_bytes
+from asr_fine_tuner.training_arguments import DevicePlan, plan_device, training_footprint
 
 # What a container may use, and what it does use: control groups version 2, then version 1.
 _CONTROL_GROUPS = (
@@ -68,7 +68,7 @@ def plan_memory(parameters: TrainParameters, model: WhisperForConditionalGenerat
     device = plan_device(parameters, model, free)
 
     def plan(train_batch: int, eval_batch: int) -> MemoryPlan:
-        training = training_bytes(model, train_batch, device.precision, checkpointing=device.gradient_checkpointing)
+        training = training_footprint(model, replace(device, micro_batch=train_batch))
         evaluation = evaluation_bytes(model, eval_batch, parameters.max_sequence_length, device.precision)
         return MemoryPlan(device, training, evaluation, free, where)
 

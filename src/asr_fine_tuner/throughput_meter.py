@@ -51,8 +51,12 @@ class ThroughputMeter(TrainerCallback):
         self._counted += Work(
             audio_seconds=step.audio_seconds,
             window_seconds=step.n_windows * self._window_seconds,
-            flops=sum(self._flops(*batch["labels"].shape) for batch in step.micro_batches),
+            flops=self.flops(step),
         )
+
+    def flops(self, step: Step) -> int:
+        """Of training on it, by this rank."""
+        return sum(self._flops(*batch["labels"].shape) for batch in step.micro_batches)
 
     def settle(self, state: TrainerState) -> None:
         """Add to the state what all ranks did since; each of them calls this."""

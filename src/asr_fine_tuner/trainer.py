@@ -151,8 +151,8 @@ class WhisperTrainer(Seq2SeqTrainer):
         self.ranks.meet()  # for what it adds up
         super().store_flos()
 
-    def floating_point_ops(self, inputs: Step) -> int:  # noqa: ARG002
-        return 0
+    def floating_point_ops(self, inputs: Step) -> int:
+        return self.meter.flops(inputs)
 
     def training_step(
         self, model: torch.nn.Module, inputs: Step, num_items_in_batch: torch.Tensor | int | None = None

@@ -65,31 +65,33 @@ def plan_device(
     Raises:
         PermanentError: the device cannot compute in the precision asked for.
     """
-    precision = _precision(parameters)
+    asked = DevicePlan(
+        _device_name(), _precision(parameters), parameters.gradient_checkpointing == "on", parameters.train_batch_size
+    )
 
-    def needed(micro_batch: int, *, checkpointing: bool) -> float:
-        return training_bytes(model, micro_batch, precision, checkpointing=checkpointing, n_labels=n_labels)
+    def fitted(*, checkpointing: bool) -> DevicePlan | None:
+        """With as many windows at once as fit, if one does."""
+        plan = replace(asked, gradient_checkpointing=checkpointing)
+        while training_footprint(model, plan, n_labels) > _USABLE_FRACTION * free:
+            if plan.micro_batch == 1:
+                return None
+            plan = replace(plan, micro_batch=math.ceil(plan.micro_batch / 2))
+        return plan
 
-    def largest(*, checkpointing: bool) -> int:
-        """The largest micro batch that fits, or none: 0."""
-        micro_batch = parameters.train_batch_size
-        while needed(micro_batch, checkpointing=checkpointing) > _USABLE_FRACTION * free:
-            if micro_batch == 1:
-                return 0
-            micro_batch = math.ceil(micro_batch / 2)
-        return micro_batch
-
-    checkpointing = parameters.gradient_checkpointing == "on"
-    micro_batch = largest(checkpointing=checkpointing)
-    enough = min(parameters.train_batch_size, _BUSY)
-    if parameters.gradient_checkpointing == "auto" and micro_batch < enough:
-        checkpointing = largest(checkpointing=True) > micro_batch
-        micro_batch = max(micro_batch, largest(checkpointing=True))
-    plan = DevicePlan(_device_name(), precision, checkpointing, max(1, micro_batch))
+    plan = fitted(checkpointing=asked.gradient_checkpointing)
+    if parameters.gradient_checkpointing == "auto" and (
+        plan is None or plan.micro_batch < min(asked.micro_batch, _BUSY)
+    ):
+        sparing = fitted(checkpointing=True)
+        if sparing is not None and (plan is None or sparing.micro_batch > plan.micro_batch):
+            plan = sparing
+    # What the estimate gives no room is tried all the same.
+    least = parameters.gradient_checkpointing != "off"
+    plan = plan or replace(asked, gradient_checkpointing=least, micro_batch=1)
     logger.info(
         "%s on %s, up to %d windows at once, gradient checkpointing %s: about %s of the %s that are free",
-        *(plan.precision, plan.device, plan.micro_batch, "on" if checkpointing else "off"),
-        readable_size(needed(plan.micro_batch, checkpointing=checkpointing)),
+        *(plan.precision, plan.device, plan.micro_batch, "on" if plan.gradient_checkpointing else "off"),
+        readable_size(training_footprint(model, plan, n_labels)),
         readable_size(free),
     )
     return plan
@@ -148,8 +150,17 @@ def training_bytes(
     activations = config.d_model * micro_batch * (inputs + _ACTIVATION_BYTES * width * in_full)
     # Logits in float32, their softmax and their gradient.
     logits = 3 * 4 * config.vocab_size * n_labels * micro_batch
-    needed = trainable * _STATE_BYTES_PER_PARAMETER + frozen * 4 + activations + logits
-    return float(needed if torch.cuda.is_available() else _RESIDENT * needed)
+    return float(trainable * _STATE_BYTES_PER_PARAMETER + frozen * 4 + activations + logits)
+
+
+def training_footprint(
+    model: WhisperForConditionalGeneration, plan: DevicePlan, n_labels: int = LONGEST_TYPICAL_LABELS
+) -> float:
+    """`training_bytes` of a plan, and what a processor takes beside them."""
+    needed = training_bytes(
+        model, plan.micro_batch, plan.precision, checkpointing=plan.gradient_checkpointing, n_labels=n_labels
+    )
+    return needed if torch.cuda.is_available() else _RESIDENT * needed
 
 
 def training_arguments(
