@@ -52,7 +52,7 @@ LAYERS = (
     ("best_weights", "training_input", "run_folder", "reporting", "curves", "model_card", "memory"),
     ("ranks", "base_model", "compilation", "windows"),
     ("joining",),
-    ("transcribing", "run_size", "throughput_meter"),
+    ("run_evaluations", "transcribing", "run_size", "throughput_meter"),
     ("trainer",),
     ("finished_run",),
     ("fine_tuning",),

@@ -53,7 +53,7 @@ def test_the_stages_of_a_run_are_its_time_and_its_audio_that_of_its_epochs(param
     audio = 2 * float(tuning.clips["train"].seconds.sum())
     assert work.audio_seconds == pytest.approx(audio)
     assert work.padding_share == pytest.approx(1 - audio / (windows_of(tuning, 2) * WINDOW))
-    throughput = tuning.trainer.meter.throughput(tuning.trainer.state, [1000.0])
+    throughput = tuning.trainer.meter.throughput(tuning.trainer.state, 1000.0)
     assert throughput.seconds["evaluation"] == work.seconds["evaluation"] + 1000
     assert throughput.audio_hours_per_device_hour == pytest.approx(audio / training_seconds(work.seconds))
     assert throughput.mfu == pytest.approx(work.flops / (tuning.trainer.meter.peak.flops * work.training_seconds))

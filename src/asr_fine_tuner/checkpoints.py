@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import platform
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.files import (
     canonical_json,
     full_disk_explained,
@@ -92,3 +94,21 @@ def remove_older(output_dir: Path, step: int) -> None:
     """
     for folder in [folder for folder in checkpoints_in(output_dir) if step_of(folder) <= step][KEPT_CHECKPOINTS:]:
         shutil.rmtree(folder)
+
+
+def refuse_unseen(checkpoint: Path, seal: bytes) -> None:
+    """
+    Raises:
+        PermanentError: there is no such checkpoint here, or not the one with this seal, which the first rank verified.
+    """
+    try:
+        if (checkpoint / SEAL_NAME).read_bytes() == seal:
+            return
+        given = f"another {checkpoint.absolute()} on {platform.node()} than the first rank sees"
+    except FileNotFoundError:
+        given = f"no {checkpoint.absolute()} on {platform.node()}, while the first rank sees one"
+    raise PermanentError(
+        given=given,
+        expected="one --output_dir for all nodes, on a volume that they share",
+        action="give all nodes the same --output_dir on a shared volume, or continue on the node that has it",
+    )

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import logging
 import math
-import platform
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from transformers import TrainerCallback, TrainerState, WhisperForConditionalGen
 
 from asr_fine_tuner.artifact import SPLITS
 from asr_fine_tuner.base_model import load_base_model, set_spec_augment
-from asr_fine_tuner.batches import BatchSizes, ClipDataset
-from asr_fine_tuner.checkpoints import SEAL_NAME, step_of
+from asr_fine_tuner.batches import BatchSizes
+from asr_fine_tuner.checkpoints import SEAL_NAME, refuse_unseen, step_of
 from asr_fine_tuner.compilation import check_can_compile, compile_encoder
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.evaluation import Evaluation
@@ -31,6 +30,7 @@ from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.ranks import Ranks
 from asr_fine_tuner.reporting import ReportingCallback, log_rates, sample_predictions
 from asr_fine_tuner.results import TrainingResults
+from asr_fine_tuner.run_evaluations import RunEvaluations
 from asr_fine_tuner.run_folder import FittedBatch, RunFolder
 from asr_fine_tuner.stop import raise_if_stopped
 from asr_fine_tuner.tracking import Tracker
@@ -42,7 +42,6 @@ from asr_fine_tuner.windows import TrainingWindows, plan_windows
 logger = logging.getLogger(__name__)
 
 _ALONE = Ranks(Launch())
-_SUBSET = "validation-subset"
 
 
 class FineTuning:
@@ -77,11 +76,11 @@ class FineTuning:
         self._fit(ranks.from_first(run.fitted))
         self.model_folder = model_folder
         self._watching = watching
-        self._evaluation_seconds: dict[str, float] = {}  # of those beside the trainer's own
         self.labels = LabelEncoder.from_folder(model_folder, encoding.language_token, encoding.task)
         # Whisper translates into English.
         self.text_language = "en" if encoding.task == "translate" else encoding.language_token
         self.clips = {split: source.clips(split) for split in SPLITS}
+        self._evaluations = RunEvaluations(run, self.clips, parameters, ranks)
         source.refuse_replaced()
         self.packer = plan_windows(
             self.clips["train"], self.labels, source.manifest.model, parameters, self._effective_batch
@@ -126,7 +125,7 @@ class FineTuning:
                 self.clips["train"], self.labels, self.packer.lengths.positions, 2 * model.config.max_source_positions
             ),
             packer=self.packer,
-            validation=self._judged(self._periodic),
+            validation=self._evaluations.clips(self._evaluations.while_training),
             labels=self.labels,
             text_language=self.text_language,
             leading_metric=leading_metric(self.text_language),
@@ -150,9 +149,9 @@ class FineTuning:
         if state := ranks.from_first(lambda: _state_in(run.trained) if run.trained.is_file() else None):
             self.trainer.state = state
             return
-        base = self._base_on(self._periodic)
+        base = self._base_on(self._evaluations.while_training)
         if base is not None:
-            log_rates(f"base model on {self._periodic}", base.metrics("eval"), "eval_")
+            log_rates(f"base model on {self._evaluations.while_training}", base.metrics("eval"), "eval_")
             self.tracker.log({f"eval/{k.removeprefix('eval_')}": v for k, v in base.metrics("eval").items()}, 0)
         if ranks.size > 1:
             told = self.sizes
@@ -214,7 +213,7 @@ class FineTuning:
         checkpoint = self.run.folder / checkpoint.name
         seal = self.ranks.from_first((checkpoint / SEAL_NAME).read_bytes)
         with self.ranks.together():
-            _refuse_unseen(checkpoint, seal)
+            refuse_unseen(checkpoint, seal)
         self._continue(checkpoint)
 
     def _continue(self, checkpoint: Path) -> None:
@@ -238,17 +237,15 @@ class FineTuning:
             InterruptedJob: SIGTERM or SIGINT; the evaluations that were finished are kept.
             PermanentError: the best weights are gone or damaged.
         """
-        trainer = self.trainer
+        trainer, evaluations = self.trainer, self._evaluations
         best, on_validation = self.ranks.from_first(self._best)
         trainer.load_weights(best)
-        if self._periodic != "validation":
-            on_validation = self._remembered(
-                "tuned-validation", lambda: trainer.assess(self._judged("validation"), "validation, tuned model")
-            )
-        tuned = self._remembered("tuned-test", lambda: trainer.assess(self._judged("test"), "test, tuned model"))
+        if evaluations.while_training != "validation":
+            on_validation = self._tuned_on("validation")
+        tuned = self._tuned_on("test")
         log_rates("tuned model on test", tuned.metrics("test"), "test_")
         base = {split: self._base_on(split) for split in ("validation", "test")}
-        base_while_training = self._base_on(self._periodic)
+        base_while_training = self._base_on(evaluations.while_training)
         finished = FinishedRun(
             parameters=self.parameters,
             sizes=self.sizes,
@@ -259,7 +256,7 @@ class FineTuning:
             base_model=self.model_folder,
             best=best,
             state=trainer.state,
-            throughput=trainer.meter.throughput(trainer.state, self._evaluation_seconds.values()),
+            throughput=trainer.meter.throughput(trainer.state, evaluations.seconds),
             tuned={"validation": on_validation, "test": tuned},
             base=base,
             base_while_training=base_while_training,
@@ -286,17 +283,10 @@ class FineTuning:
             )
         return best
 
-    @property
-    def _periodic(self) -> str:
-        """What is evaluated while training: the validation split, or part of it."""
-        return "validation" if len(self.clips["validation"]) <= self.parameters.eval_subset else _SUBSET
-
-    def _judged(self, what: str) -> ClipDataset:
-        """A split, or the part of validation that is evaluated while training: the same one in all runs of a seed."""
-        if what != _SUBSET:
-            return ClipDataset(self.clips[what], longest_first=True)
-        most, seed = self.parameters.eval_subset, self.parameters.seed
-        return ClipDataset(self.clips["validation"], longest_first=True, at_most=most, seed=seed)
+    def _tuned_on(self, what: str) -> Evaluation:
+        """How the weights do that the trainer has by now."""
+        clips = self._evaluations.clips(what)
+        return self._evaluations.kept(f"tuned-{what}", lambda: self.trainer.assess(clips, f"{what}, tuned model"))
 
     def _base_on(self, what: str) -> Evaluation | None:
         """How the untouched model does; None when that was not asked for."""
@@ -310,36 +300,9 @@ class FineTuning:
                     meanwhile.enter_context(without_adapters(model))
                 else:
                     model.load_state_dict(load_base_model(self.model_folder, self.source.manifest).state_dict())
-                return self.trainer.assess(self._judged(what), f"{what}, base model")
+                return self.trainer.assess(self._evaluations.clips(what), f"{what}, base model")
 
-        return self._remembered(f"base-{what}", assess)
-
-    def _remembered(self, name: str, assess: Callable[[], Evaluation]) -> Evaluation:
-        """The evaluation kept under `name`, or else that of `assess`, which is kept."""
-        evaluation = self.ranks.from_first(lambda: self.run.evaluation(name))
-        if evaluation is None:
-            made = evaluation = assess()
-            self.ranks.from_first(lambda: self.run.keep_evaluation(name, made))
-        self._evaluation_seconds[name] = evaluation.seconds
-        return evaluation
-
-
-def _refuse_unseen(checkpoint: Path, seal: bytes) -> None:
-    """
-    Raises:
-        PermanentError: there is no such checkpoint here, or not the one with this seal, which the first rank verified.
-    """
-    try:
-        if (checkpoint / SEAL_NAME).read_bytes() == seal:
-            return
-        given = f"another {checkpoint.absolute()} on {platform.node()} than the first rank sees"
-    except FileNotFoundError:
-        given = f"no {checkpoint.absolute()} on {platform.node()}, while the first rank sees one"
-    raise PermanentError(
-        given=given,
-        expected="one --output_dir for all nodes, on a volume that they share",
-        action="give all nodes the same --output_dir on a shared volume, or continue on the node that has it",
-    )
+        return self._evaluations.kept(f"base-{what}", assess)
 
 
 def _state_in(path: Path) -> TrainerState:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -78,10 +77,10 @@ class ThroughputMeter(TrainerCallback):
             "padding_share": round(since.padding_share, 6),
         }
 
-    def throughput(self, state: TrainerState, evaluated: Iterable[float] = ()) -> Throughput:
-        """Of the whole run. evaluated: seconds of each evaluation outside of the trainer's loop."""
+    def throughput(self, state: TrainerState, evaluated: float = 0.0) -> Throughput:
+        """Of the whole run. evaluated: seconds of evaluations outside of the trainer's loop."""
         work = work_of(state)
-        seconds = {**work.seconds, Stage.EVALUATION: work.seconds[Stage.EVALUATION] + sum(evaluated)}
+        seconds = {**work.seconds, Stage.EVALUATION: work.seconds[Stage.EVALUATION] + evaluated}
         return Throughput.of(replace(work, seconds=seconds), self.peak, self._ranks.size)
 
     def on_pre_optimizer_step(
