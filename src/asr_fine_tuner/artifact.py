@@ -177,9 +177,10 @@ class ArtifactSplit:
         return numbers
 
     def text(self, index: int) -> str:
-        column, row = self._find("text", index)
-        text: str = column[row].as_py()
-        return text
+        return self._string("text", index)
+
+    def id(self, index: int) -> str:
+        return self._string("id", index)
 
     @property
     def hours(self) -> float:
@@ -198,6 +199,11 @@ class ArtifactSplit:
         column, row = self._find("labels", index)
         labels: npt.NDArray[np.int32] = column[row].values.to_numpy()
         return labels
+
+    def _string(self, column: str, index: int) -> str:
+        array, row = self._find(column, index)
+        string: str = array[row].as_py()
+        return string
 
     def _find(self, column: str, index: int) -> tuple[pa.Array, int]:
         if not 0 <= index < len(self):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -30,12 +31,12 @@ def show_artifact(
         console.print(without_controls(line), soft_wrap=True)
 
     console.print(_clips(manifest))
-    console.print(_durations(artifact))
+    clips = {split: ArtifactSplit(artifact, split) for split in SPLITS}
+    console.print(_durations(np.concatenate([of_split.seconds for of_split in clips.values()])))
     for reason, count in manifest.rejected.items():
         say(f"rejected  {reason}: {count}")
     say(f"columns   audio {columns.audio}, text {columns.text}, speaker {columns.speaker or 'unknown'}")
-    first = ArtifactSplit(artifact, "train", max_clips=1)
-    say(f"example   {first.ids[0]}: {first.texts[0]}")
+    say(f"example   {clips['train'].id(0)}: {clips['train'].text(0)}")
     fetched = f"{readable_size(bytes_fetched)} fetched" if bytes_fetched else "nothing fetched"
     say(f"artifact  {artifact} ({readable_size(artifact_bytes)}, {fetched})")
 
@@ -54,8 +55,7 @@ def _clips(manifest: Manifest) -> Table:
     return table
 
 
-def _durations(artifact: Path) -> Table:
-    seconds = np.concatenate([ArtifactSplit(artifact, split).seconds for split in SPLITS])
+def _durations(seconds: npt.NDArray[np.float32]) -> Table:
     bins = 1 + int(np.searchsorted(_HISTOGRAM_EDGES, seconds.max()))
     edges = [*_HISTOGRAM_EDGES[:bins], *([np.inf] if seconds.max() > _HISTOGRAM_EDGES[-1] else [])]
     counts, _ = np.histogram(seconds, edges)
