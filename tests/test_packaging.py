@@ -21,9 +21,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = {name: needs for name, needs in PROJECT["optional-dependencies"].items() if name != "dev"}
 
 OVERRIDDEN_PRIVATE = {
+    "_clip_grad_norm",
     "_get_grad_norm",
     "_get_num_items_in_batch",
     "_get_output_dir",
+    "_load_from_checkpoint",
     "_maybe_log_save_evaluate",
     "_prepare_inputs",
     "_run_epoch",
@@ -31,6 +33,7 @@ OVERRIDDEN_PRIVATE = {
     "_save_rng_state",
 }
 OVERRIDDEN_PUBLIC = {
+    "compute_loss",
     "evaluate",
     "floating_point_ops",
     "get_batch_samples",

@@ -68,11 +68,11 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000}
     # Not below pytest's folder: a socket's path has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="ray-") as folder, pytest.MonkeyPatch.context() as patched:
-        # What the nodes' processes inherit.
-        for name, value in {"HF_HOME": home, "HF_HUB_ETAG_TIMEOUT": 60, "RAY_USAGE_STATS_ENABLED": 0}.items():
+        # What the nodes' processes inherit. Ray writes the address of its cluster below RAY_TMPDIR alone.
+        inherited = {"HF_HOME": home, "HF_HUB_ETAG_TIMEOUT": 60, "RAY_USAGE_STATS_ENABLED": 0, "RAY_TMPDIR": folder}
+        for name, value in inherited.items():
             patched.setenv(name, str(value))
-        head = {**node, "include_dashboard": False, "temp_dir": folder}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
         second = cluster.add_node(**node)
         patched.undo()
         yield TwoNodes(cluster, second, home)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,7 +148,8 @@ class ArtifactSplit:
             table = table.slice(0, max_clips)
         self._table = table
         self._batches = table.to_batches()
-        self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
+        self._ends = list(itertools.accumulate(batch.num_rows for batch in self._batches))
+        self._views: dict[int, _Rows] = {}
         self.seconds: npt.NDArray[np.float32] = table.column("seconds").to_numpy()
 
     def __len__(self) -> int:
@@ -188,26 +191,50 @@ class ArtifactSplit:
 
     def features(self, index: int) -> Float16Array:
         """Log-mel of the real frames `[n_frames, n_mels]`, read-only."""
-        column, row = self._find("features", index)
-        frames = column.storage[row].values
-        start, end = frames.offsets[0].as_py(), frames.offsets[-1].as_py()
-        values: Float16Array = frames.values.slice(start, end - start).to_numpy()
-        return values.reshape(len(frames), -1)
+        rows, row = self._rows(index)
+        return rows.frames[rows.frame_bounds[row] : rows.frame_bounds[row + 1]]
 
     def labels(self, index: int) -> npt.NDArray[np.int32]:
         """Token ids with the start token and the end token, `[n_labels]`."""
-        column, row = self._find("labels", index)
-        labels: npt.NDArray[np.int32] = column[row].values.to_numpy()
-        return labels
+        rows, row = self._rows(index)
+        return rows.labels[rows.label_bounds[row] : rows.label_bounds[row + 1]]
+
+    def _rows(self, index: int) -> tuple[_Rows, int]:
+        batch, row = self._find(index)
+        if batch not in self._views:
+            self._views[batch] = _Rows.of(self._batches[batch])
+        return self._views[batch], row
 
     def _string(self, column: str, index: int) -> str:
-        array, row = self._find(column, index)
-        string: str = array[row].as_py()
+        batch, row = self._find(index)
+        string: str = self._batches[batch].column(column)[row].as_py()
         return string
 
-    def _find(self, column: str, index: int) -> tuple[pa.Array, int]:
+    def _find(self, index: int) -> tuple[int, int]:
+        """The record batch that a clip is in, and its row there."""
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
-        batch = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(self._ends[batch - 1]) if batch else 0
-        return self._batches[batch].column(column), index - start
+        batch = bisect.bisect_right(self._ends, index)
+        return batch, index - (self._ends[batch - 1] if batch else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What training reads of a record batch, as views of the file: for each row, bounds of its frames and labels."""
+
+    frames: Float16Array
+    frame_bounds: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int32]
+    label_bounds: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch) -> _Rows:
+        features, labels = batch.column("features"), batch.column("labels")
+        mels = features.storage.values
+        n_mels = features.type.shape[1]
+        return cls(
+            frames=mels.values.to_numpy().reshape(-1, n_mels),
+            frame_bounds=features.storage.offsets.to_numpy(),
+            labels=labels.values.to_numpy(),
+            label_bounds=labels.offsets.to_numpy(),
+        )

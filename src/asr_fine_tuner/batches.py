@@ -148,22 +148,21 @@ class Collator:
             ValueError: labels that do not begin with the start token.
         """
         longest = max(len(clip.labels) for clip in clips) - 1
-        decoder_input_ids = torch.full((len(clips), longest), self.pad_token_id)
-        labels = torch.full((len(clips), longest), IGNORED_LABEL)
+        decoder_input_ids = np.full((len(clips), longest), self.pad_token_id)
+        labels = np.full((len(clips), longest), IGNORED_LABEL)
         for row, clip in enumerate(clips):
             if clip.labels[0] != self.decoder_start_token_id:
                 raise ValueError(
                     f"labels of clip {clip.index} begin with token {clip.labels[0]}, "
                     f"the decoder starts with {self.decoder_start_token_id}"
                 )
-            tokens = torch.from_numpy(clip.labels.astype(np.int64))
-            decoder_input_ids[row, : len(tokens) - 1] = tokens[:-1]
-            labels[row, : len(tokens) - 1] = tokens[1:]
+            decoder_input_ids[row, : len(clip.labels) - 1] = clip.labels[:-1]
+            labels[row, : len(clip.labels) - 1] = clip.labels[1:]
         features = pad_to_window([clip.features for clip in clips], self.window_frames)
         batch: Batch = {
             "input_features": torch.from_numpy(features),
-            "decoder_input_ids": decoder_input_ids,
-            "labels": labels,
+            "decoder_input_ids": torch.from_numpy(decoder_input_ids),
+            "labels": torch.from_numpy(labels),
             "clip_index": torch.tensor([clip.index for clip in clips]),
         }
         if self.mask_padding:
