@@ -1,10 +1,9 @@
-"""Long recordings of the demo's test speakers, transcribed by a model, as a child process.
+"""Long recordings of the test speakers of a dataset of `phrases`, transcribed by a model, as a child process.
 
-    python -m benchmarks.long_recordings MODEL CHUNK_SECONDS ORDERS CLIPS
+    python -m benchmarks.long_recordings MODEL DATASET CHUNK_SECONDS ORDERS CLIPS
 
-CLIPS test clips of a speaker follow one another with short pauses, in ORDERS different orders; all of them, which are
-24, are more than a minute. They are
-transcribed as Whisper does it, one window after another, each beginning where the timestamps of the one before say that
+CLIPS test clips of a speaker follow one another with short pauses, in ORDERS different orders. They are transcribed as
+Whisper does it, one window after another, each beginning where the timestamps of the one before say that
 its last sentence ended (section 4.5 of arXiv 2212.04356); and without timestamps, in overlapping pieces of
 CHUNK_SECONDS, whose transcripts the pipeline of transformers joins. The result has the `words` of each recording, and
 word errors in the normal form that ours are counted in, `with_timestamps` and `without`, in the same order.
@@ -28,8 +27,8 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipe
 
 from asr_fine_tuner.metrics import score
 
-_TEST_SPLIT = Path(__file__).resolve().parent.parent / "demo" / "dataset" / "it" / "test-00000-of-00001.parquet"
-_PAUSES = (0.2, 1.0)  # seconds between two clips, from and to
+_TEST_SPLIT = Path("it", "test-00000-of-00001.parquet")
+_PAUSES = (0.0, 0.4)  # seconds between two clips, from and to
 _SAMPLING_RATE = 16_000
 _MOST_TOKENS = 200  # of a window; twice what is said in one
 
@@ -42,10 +41,10 @@ class Recording:
     text: str
 
 
-def recordings(orders: int, n_clips: int) -> Iterator[Recording]:
+def recordings(dataset: Path, orders: int, n_clips: int) -> Iterator[Recording]:
     """Each speaker's, of `n_clips` clips in `orders` different orders; always the same ones."""
     rng = random.Random(0)  # noqa: S311
-    rows = pq.read_table(_TEST_SPLIT).to_pylist()
+    rows = pq.read_table(dataset / _TEST_SPLIT).to_pylist()
     for speaker in sorted({row["speaker_id"] for row in rows}):
         clips = [row for row in rows if row["speaker_id"] == speaker]
         for _ in range(orders):
@@ -83,10 +82,10 @@ class LongFormTranscriber:
         return str(self._in_pieces(sound, generate_kwargs={"max_new_tokens": _MOST_TOKENS})["text"])
 
 
-def main(folder: Path, chunk_seconds: float, orders: int, n_clips: int) -> None:
+def main(folder: Path, dataset: Path, chunk_seconds: float, orders: int, n_clips: int) -> None:
     transcriber = LongFormTranscriber(folder, chunk_seconds)
     result: dict[str, list[int]] = {"words": [], "with_timestamps": [], "without": []}
-    for recording in recordings(orders, n_clips):
+    for recording in recordings(dataset, orders, n_clips):
         for mode in ("with_timestamps", "without"):
             heard = getattr(transcriber, mode)(recording)
             print(f"{mode}\n  {recording.text}\n  {heard}", file=sys.stderr)
@@ -97,4 +96,4 @@ def main(folder: Path, chunk_seconds: float, orders: int, n_clips: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

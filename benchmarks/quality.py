@@ -1,12 +1,13 @@
 """`python -m benchmarks.quality`: whether packing costs accuracy, on real learning.
 
-The train job fine-tunes a small Whisper, which has learnt Spanish, on the demo's Italian: with packing and without, the
-same number of steps and of clips to a step, so that both have heard the same audio, once with each seed. Compared are
-normalised word error rates of voices that were never heard: of single clips, and of long recordings with timestamps and
-without (see `long_recordings`), with 95 % confidence intervals by bootstrap over seeds and recordings.
+The train job fine-tunes a small Whisper, which has learnt Spanish, on Italian phrases in the demo's voices: packed and
+not, for the same number of steps and with as many clips to a step, so that both have heard the same audio, once with
+each seed. Compared are normalised word error rates of voices that were never heard: of single clips, and of long
+recordings with timestamps and without (see `long_recordings`), with 95 % confidence intervals by bootstrap over seeds
+and recordings.
 
-The base model is the demo's with a longer window, see `wide_window`. It is made once, which needs espeak-ng, and kept
-under `build/quality`. The table is printed and written to `build/quality.md`; the last line is one JSON object.
+Data and base model are made by `phrases` and `phrase_model`, once, which needs espeak-ng, and kept under
+`build/quality`. The table is printed and written to `build/quality.md`; the last line is one JSON object.
 
     python -m benchmarks.quality                                   # three seeds, half an hour on two cores
     python -m benchmarks.quality --packed_timestamps never         # with other settings of packing
@@ -22,15 +23,15 @@ import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.children import run_child
 from benchmarks.confidence import Comparison, Interval, compare
+from benchmarks.phrase_recipe import WINDOW_SECONDS, Clips, Recipe
 from benchmarks.prepared_clips import preprocess
-from benchmarks.wide_window_recipe import WINDOW_SECONDS, Recipe
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BUILD = _ROOT / "build"
@@ -44,7 +45,7 @@ _TRAIN: Mapping[str, object] = {
     "evaluate_base": "false",
 }
 
-_BASE_PROGRAM = ("wide_window.py", "wide_window_recipe.py")
+_PROGRAM = ("phrases.py", "phrase_model.py", "phrase_recipe.py")
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +58,24 @@ class Options:
     """
 
     recipe: Recipe
-    steps: int = 300
+    clips: Clips
+    steps: int = 600
     seeds: int = 3
     orders: int = 2
-    long_clips: int = 24
+    long_clips: int = 60
     at_once: int = 2
     packed: tuple[tuple[str, object], ...] = ()
 
 
-FULL = Options(Recipe())
-QUICK = Options(Recipe(speakers=2, sentences=6, steps=2, batch_size=2), steps=2, seeds=1, orders=1, long_clips=5)
+FULL = Options(Recipe(), Clips())
+QUICK = Options(
+    Recipe(speakers=2, phrases=6, steps=2, batch_size=2),
+    Clips(train=32, validation=4, test=20),
+    steps=2,
+    seeds=1,
+    orders=1,
+    long_clips=5,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +94,24 @@ class Run:
     seconds: float
 
 
-def base_model(recipe: Recipe, folder: Path) -> Path:
-    """The model made by the recipe, which is kept as long as recipe and program stay the same."""
-    program = b"".join(Path(__file__).with_name(name).read_bytes() for name in _BASE_PROGRAM)
-    digest = hashlib.sha256(program + json.dumps(asdict(recipe)).encode()).hexdigest()[:12]
-    made = folder / f"base-{digest}"
+def kept(module: str, folder: Path, *given: object, name: str) -> Path:
+    """What a child process of `module` writes to a folder, which is kept as long as programs and arguments do not
+    change."""
+    program = b"".join(Path(__file__).with_name(file).read_bytes() for file in _PROGRAM)
+    digest = hashlib.sha256(program + repr(given).encode()).hexdigest()[:12]
+    made = folder / f"{name}-{digest}"
     if not made.exists():
-        logger.info("making the base model %s", made)
-        staging = folder / f"making-{digest}"
+        logger.info("making %s", made)
+        staging = folder / f"making-{name}-{digest}"
         shutil.rmtree(staging, ignore_errors=True)
-        run_child("benchmarks.wide_window", staging, json.dumps(asdict(recipe)), folder=folder)
+        run_child(module, staging, *given, folder=folder)
         staging.rename(made)
     return made
 
 
-def fine_tune(base: Path, packing: Mapping[str, object], seed: int, options: Options, folder: Path) -> Run:
+def fine_tune(
+    base: Path, dataset: Path, packing: Mapping[str, object], seed: int, options: Options, folder: Path
+) -> Run:
     """Train and transcribe; what was trained is left in a folder, from which no other run continues."""
     name = "-".join(["seed", str(seed), *(f"{key}-{value}" for key, value in packing.items())])
     output = folder / "runs" / name
@@ -111,7 +123,7 @@ def fine_tune(base: Path, packing: Mapping[str, object], seed: int, options: Opt
     model = output / "model"
     clips = [json.loads(line) for line in (model / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     how = (WINDOW_SECONDS, options.orders, options.long_clips)
-    long = run_child("benchmarks.long_recordings", model, *how, folder=folder).result
+    long = run_child("benchmarks.long_recordings", model, dataset, *how, folder=folder).result
     run = Run(
         clips=[clip["errors"] for clip in clips],
         clip_words=[clip["words"] for clip in clips],
@@ -167,14 +179,15 @@ def _percent(interval: Interval, sign: str = "") -> str:
 def main(options: Options) -> None:
     folder = _BUILD / "quality"
     folder.mkdir(parents=True, exist_ok=True)
-    base = base_model(options.recipe, folder)
-    preprocess(_ROOT / "demo" / "dataset", base, folder, base.name)
+    dataset = kept("benchmarks.phrases", folder, *astuple(options.clips), name="dataset")
+    base = kept("benchmarks.phrase_model", folder, json.dumps(asdict(options.recipe)), name="base")
+    preprocess(dataset, base, folder, base.name)
     ways: list[dict[str, object]] = [{"packing": "off"}, {"packing": "on", **dict(options.packed)}]
     # By turns, so that both ways have the same machine.
     with ThreadPoolExecutor(options.at_once) as pool:
         runs = list(
             pool.map(
-                lambda job: fine_tune(base, job[0], job[1], options, folder),
+                lambda job: fine_tune(base, dataset, job[0], job[1], options, folder),
                 [(way, seed) for seed in range(1, options.seeds + 1) for way in ways],
             )
         )

@@ -1,14 +1,14 @@
-"""The base model of `quality`: the demo's Whisper with a longer window, and with timestamps.
+"""The base model of `quality`: the demo's Whisper, which learns several phrases in a window, and timestamps.
 
-The demo's model sees four seconds, which hold hardly more than one clip, and has never told when anything is said.
-Widened, it can do in little what Whisper does: several sentences in a window, a transcript with or without timestamps,
-and long recordings one window after another. It learns that on Spanish, as Whisper learnt it (arXiv 2212.04356, section
-2.3): windows are cut out of longer speech, segments are enclosed by their times, and of a segment that the window cuts
-off only the beginning is told. Two things help it on the way: sentences become more one by one, at first anywhere in
-the window, and a head on the encoder spells what is said, as in `demo/base_model.py`. It has never heard Italian.
+The demo's model has read one sentence in each window, and has never told when anything is said. Taught both, it can do
+in little what Whisper does: several sentences in a window, a transcript with or without timestamps, and long recordings
+one window after another. It learns that on Spanish, as Whisper learnt it (arXiv 2212.04356, section 2.3): windows are
+cut out of longer speech, phrases are enclosed by their times, and of a phrase that the window cuts off only the
+beginning is told. Two things help it on the way: phrases become more one by one, at first anywhere in the window, and a
+head on the encoder spells what is said, as in `demo/base_model.py`. It has never heard Italian.
 
-As a child process: `python -m benchmarks.wide_window FOLDER RECIPE`, where RECIPE is a `Recipe` as JSON. It needs
-espeak-ng, and about eight minutes of two cores.
+As a child process: `python -m benchmarks.phrase_model FOLDER RECIPE`, where RECIPE is a `Recipe` as JSON. It needs
+espeak-ng, and about twelve minutes of two cores.
 """
 
 from __future__ import annotations
@@ -26,13 +26,9 @@ import numpy as np
 import torch
 from base_model import CTC_WEIGHT, IGNORED, POSITIONS_PER_SECOND, augmented
 from numpy.typing import NDArray
-from spanish import spanish_sentence
 from speech import SAMPLING_RATE, speak
-from tokenizers import AddedToken
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    WhisperConfig,
-    WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperProcessor,
     WhisperTokenizer,
@@ -40,18 +36,18 @@ from transformers import (
 )
 from voices import BASE_VARIANTS, any_speaker
 
-from benchmarks.wide_window_recipe import WINDOW_SECONDS, Recipe
+from benchmarks.phrase_recipe import WINDOW_SECONDS, Recipe
+from benchmarks.phrases import LONGEST, spanish_phrase
 
 Kind = Literal["timestamps", "joined", "single"]
 
 _DEMO_MODEL = Path(__file__).resolve().parent.parent / "demo" / "model"
-_LONGEST_SENTENCE = 4.0  # seconds
-_LONGEST_PAUSE = 1.0  # seconds, between two sentences
+_LONGEST_PAUSE = 0.4  # seconds, between two phrases
 # What the windows hold; those with timestamps are the hardest, and the new thing.
-_KINDS: dict[Kind, float] = {"timestamps": 0.5, "joined": 0.3, "single": 0.2}
+_KINDS: dict[Kind, float] = {"timestamps": 0.4, "joined": 0.35, "single": 0.25}
 
-_MOST_SENTENCES = 6
-_FULL_AFTER = 0.6  # of the steps, windows are full
+_MOST_PHRASES = 5
+_FULL_AFTER = 0.3  # of the steps, windows are full
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +55,7 @@ Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Sentence:
+class Phrase:
     text: str
     samples: Samples
 
@@ -67,7 +63,7 @@ class Sentence:
 @dataclass(frozen=True, slots=True)
 class Window:
     """samples: at 16 kHz, up to the window's length. text: with timestamp tokens where there are any. said: whole
-    sentences in it, without.
+    phrases in it, without.
     """
 
     samples: Samples
@@ -76,74 +72,52 @@ class Window:
     with_timestamps: bool
 
 
-def widened(folder: Path) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
-    """The model in `folder` with a longer window, and tokens for the times in it.
-
-    The encoder's positions are sinusoids, which depend on the number of channels alone: there are just more of them.
-    """
-    narrow = WhisperForConditionalGeneration.from_pretrained(folder)
-    tokenizer = WhisperTokenizer.from_pretrained(folder)
-    steps = range(WINDOW_SECONDS * POSITIONS_PER_SECOND + 1)
-    # Those of the first four seconds are there, and are the last of the vocabulary.
-    tokenizer.add_tokens([AddedToken(timestamp(step / POSITIONS_PER_SECOND), normalized=False) for step in steps])
-    narrow.resize_token_embeddings(len(tokenizer), mean_resizing=True)
-    settings = {**narrow.config.to_dict(), "max_source_positions": WINDOW_SECONDS * POSITIONS_PER_SECOND}
-    wide = WhisperForConditionalGeneration(WhisperConfig.from_dict(settings))
-    positions = "model.encoder.embed_positions.weight"
-    weights = {name: weight for name, weight in narrow.state_dict().items() if name != positions}
-    missing, unexpected = wide.load_state_dict(weights, strict=False)
-    if missing != [positions] or unexpected:
-        raise RuntimeError(f"the wider model has {missing} more and {unexpected} fewer weights")
-    wide.generation_config = narrow.generation_config
-    extractor = WhisperFeatureExtractor(feature_size=80, sampling_rate=SAMPLING_RATE, chunk_length=WINDOW_SECONDS)
-    return wide, WhisperProcessor(extractor, tokenizer)
-
-
 def timestamp(seconds: float) -> str:
     """The token of a time, to which it is rounded: they are 20 ms apart."""
     return f"<|{round(seconds * POSITIONS_PER_SECOND) / POSITIONS_PER_SECOND:.2f}|>"
 
 
-def spoken(recipe: Recipe) -> list[list[Sentence]]:
-    """The sentences of each speaker."""
+def spoken(recipe: Recipe) -> list[list[Phrase]]:
+    """The phrases of each speaker."""
     rng = random.Random(recipe.seed)  # noqa: S311
     speakers = []
     for _ in range(recipe.speakers):
         speaker = any_speaker(rng, BASE_VARIANTS)
-        sentences: list[Sentence] = []
-        while len(sentences) < recipe.sentences:
-            text = spanish_sentence(rng)
+        phrases: list[Phrase] = []
+        while len(phrases) < recipe.phrases:
+            text = spanish_phrase(rng)
             samples = speak(text, "es", speaker, rng)
-            if len(samples) <= _LONGEST_SENTENCE * SAMPLING_RATE:
-                sentences.append(Sentence(text, samples))
-        speakers.append(sentences)
+            if len(samples) <= LONGEST * SAMPLING_RATE:
+                phrases.append(Phrase(text, samples))
+        speakers.append(phrases)
     return speakers
 
 
-def cut_window(sentences: list[Sentence], kind: Kind, most: int, rng: random.Random) -> Window:
-    """A window out of one speaker's speech, with up to `most` sentences; few of them are anywhere in it."""
+def cut_window(phrases: list[Phrase], kind: Kind, most: int, rng: random.Random) -> Window:
+    """A window out of one speaker's speech, with up to `most` phrases; few of them are anywhere in it."""
     limit = WINDOW_SECONDS * SAMPLING_RATE
     parts: list[Samples] = []
     texts: list[str] = []
     end = 0
     said = ""
-    begin = round(rng.uniform(0, max(0.0, WINDOW_SECONDS - most * _LONGEST_SENTENCE)) * SAMPLING_RATE)
-    for sentence in rng.sample(sentences, len(sentences)):
-        # As often next to nothing between two sentences as a pause.
+    room = WINDOW_SECONDS - most * (LONGEST + _LONGEST_PAUSE)
+    begin = round(rng.uniform(0, max(0.0, room)) * SAMPLING_RATE)
+    for phrase in rng.sample(phrases, len(phrases)):
+        # As often next to nothing between two phrases as a pause.
         begin += round(rng.choice((0.0, rng.uniform(0, _LONGEST_PAUSE))) * SAMPLING_RATE)
-        if begin + len(sentence.samples) > limit:
+        if begin + len(phrase.samples) > limit:
             # The window cuts it off: with timestamps it is heard, and told that it begins.
             if kind == "timestamps" and begin + SAMPLING_RATE // 2 < limit:
-                parts += [np.zeros(begin - end, np.float32), sentence.samples[: limit - begin]]
+                parts += [np.zeros(begin - end, np.float32), phrase.samples[: limit - begin]]
                 texts.append(timestamp(begin / SAMPLING_RATE))
             break
-        parts += [np.zeros(begin - end, np.float32), sentence.samples]
-        end = begin + len(sentence.samples)
-        said += sentence.text
+        parts += [np.zeros(begin - end, np.float32), phrase.samples]
+        end = begin + len(phrase.samples)
+        said += phrase.text
         if kind == "timestamps":
-            texts.append(f"{timestamp(begin / SAMPLING_RATE)} {sentence.text}{timestamp(end / SAMPLING_RATE)}")
+            texts.append(f"{timestamp(begin / SAMPLING_RATE)} {phrase.text}{timestamp(end / SAMPLING_RATE)}")
         else:
-            texts.append(sentence.text)
+            texts.append(phrase.text)
         begin = end
         # Windows that are not full are the ends of recordings.
         if kind == "single" or len(texts) == most or rng.random() < 0.05:
@@ -164,9 +138,9 @@ def labels_of(window: Window, tokenizer: WhisperTokenizer) -> list[int]:
 class Speller(torch.nn.Module):
     """A head that spells what is said, letter by letter (Graves et al., 2006), and is thrown away in the end."""
 
-    def __init__(self, d_model: int, speakers: list[list[Sentence]]) -> None:
+    def __init__(self, d_model: int, speakers: list[list[Phrase]]) -> None:
         super().__init__()
-        self._letters = sorted({letter for sentences in speakers for sentence in sentences for letter in sentence.text})
+        self._letters = sorted({letter for phrases in speakers for phrase in phrases for letter in phrase.text})
         self._linear = torch.nn.Linear(d_model, len(self._letters) + 1)
 
     def forward(self, encoded: torch.Tensor, said: list[str]) -> torch.Tensor:
@@ -186,7 +160,7 @@ def learn(model: WhisperForConditionalGeneration, processor: WhisperProcessor, r
     """Train `model` in place."""
     rng = random.Random(recipe.seed)  # noqa: S311
     speakers = spoken(recipe)
-    logger.info("%d sentences are spoken", recipe.speakers * recipe.sentences)
+    logger.info("%d phrases are spoken", recipe.speakers * recipe.phrases)
     speller = Speller(model.config.d_model, speakers)
     optimizer = torch.optim.AdamW([*model.parameters(), *speller.parameters()], recipe.learning_rate, fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, recipe.warmup_steps, recipe.steps)
@@ -194,7 +168,7 @@ def learn(model: WhisperForConditionalGeneration, processor: WhisperProcessor, r
     began = time.monotonic()
     model.train()
     for step in range(1, recipe.steps + 1):
-        most = 1 + int(step / recipe.steps / _FULL_AFTER * _MOST_SENTENCES)
+        most = 1 + int(step / recipe.steps / _FULL_AFTER * _MOST_PHRASES)
         kinds = rng.choices(list(_KINDS), list(_KINDS.values()), k=recipe.batch_size)
         windows = [cut_window(rng.choice(speakers), kind, most, rng) for kind in kinds]
         features = processor.feature_extractor(
@@ -221,7 +195,8 @@ def learn(model: WhisperForConditionalGeneration, processor: WhisperProcessor, r
 def main(folder: Path, recipe: Recipe) -> None:
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    model, processor = widened(_DEMO_MODEL)
+    model = WhisperForConditionalGeneration.from_pretrained(_DEMO_MODEL)
+    processor = WhisperProcessor.from_pretrained(_DEMO_MODEL)
     learn(model, processor, recipe)
     processor.tokenizer.set_prefix_tokens(language="es", task="transcribe", predict_timestamps=False)
     processor.save_pretrained(folder)
