@@ -51,7 +51,7 @@ LAYERS = (
     ("batches", "checkpoints", "evaluation", "lora", "model_folder", "results", "tracking", "training_arguments"),
     ("best_weights", "training_input", "run_folder", "reporting", "curves", "model_card", "memory"),
     ("ranks", "base_model", "compilation", "windows"),
-    ("joining",),
+    ("joining", "stopping"),
     ("run_evaluations", "transcribing", "run_size", "throughput_meter"),
     ("trainer",),
     ("finished_run",),

@@ -37,7 +37,7 @@ from asr_fine_tuner.prefetching import prefetched
 from asr_fine_tuner.ranks import Ranks
 from asr_fine_tuner.run_size import DiskEstimate
 from asr_fine_tuner.stage_clock import Stage
-from asr_fine_tuner.stop import stop_requested
+from asr_fine_tuner.stopping import StopOnRequest
 from asr_fine_tuner.throughput_meter import ThroughputMeter
 from asr_fine_tuner.transcribing import Transcriber, token_loss
 from asr_fine_tuner.windows import TrainingWindows
@@ -89,7 +89,7 @@ class WhisperTrainer(Seq2SeqTrainer):
             eval_dataset=validation,
             data_collator=collator,
             compute_loss_func=token_loss,
-            callbacks=[_StopOnRequest(ranks), *(callbacks or [])],
+            callbacks=[StopOnRequest(ranks), *(callbacks or [])],
         )
         # Without DistributedDataParallel around the model: see `Ranks.average_gradients`.
         prepare = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
@@ -313,33 +313,3 @@ class WhisperTrainer(Seq2SeqTrainer):
         except InterruptedJob:
             self._save_checkpoint(model, trial=None)
             raise
-
-
-class _StopOnRequest(TrainerCallback):
-    """SIGTERM or SIGINT at any rank: save a checkpoint after the step in progress and leave; no evaluation first."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-
-    def on_train_begin(
-        self,
-        args: Seq2SeqTrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
-        # A resumed state brings the intervals of the run before it, and the trainer goes by those.
-        state.save_steps, state.logging_steps = args.save_steps, args.logging_steps
-
-    def on_step_end(
-        self,
-        args: Seq2SeqTrainingArguments,  # noqa: ARG002
-        state: TrainerState,  # noqa: ARG002
-        control: TrainerControl,
-        **_: Any,
-    ) -> TrainerControl:
-        if self._ranks.sum(stop_requested()):
-            control.should_save = True
-            control.should_evaluate = False
-            control.should_training_stop = True
-        return control
