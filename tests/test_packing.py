@@ -92,3 +92,10 @@ def test_windows_follow_from_seed_and_epoch() -> None:
         frozenset(window.clips) for window in windows(1, 1)
     }
     assert windows(1, 0) != windows(2, 0)
+
+
+@pytest.mark.parametrize("n_speakers", [1, 100, 2000])
+def test_other_clips_meet_in_each_epoch(n_speakers: int) -> None:
+    packer = Packer(lengths(2000, n_speakers=n_speakers), RULES, seed=1)
+    first, second = ({frozenset(window.clips) for window in packer.windows(epoch)} for epoch in (0, 1))
+    assert len(first & second) < 0.05 * len(first)

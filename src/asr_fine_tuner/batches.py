@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import heapq
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -106,7 +107,8 @@ class TrainingSteps(torch.utils.data.Sampler[list[Window]]):
     """The windows of one process in each optimizer step of an epoch.
 
     All processes draw the same windows, and each one takes its share of every step: what a step learns from is the same
-    on any number of them. The steps of an epoch have about as many clips each, `sizes.effective` or a few less.
+    on any number of them. The steps of an epoch have as many clips each as windows allow, `sizes.effective` or close to
+    it.
     """
 
     def __init__(self, packer: Packer, sizes: BatchSizes, rank: int = 0) -> None:
@@ -120,13 +122,23 @@ class TrainingSteps(torch.utils.data.Sampler[list[Window]]):
         return steps_in_epoch(len(self._packer), self._sizes.effective)
 
     def __iter__(self) -> Iterator[list[Window]]:
-        windows = self._packer.windows(self._epoch)
-        clips_before = np.cumsum([0, *(len(window.clips) for window in windows)])[:-1]
-        # A window belongs to the step that its first clip does. No step is left without one: a window holds at most
-        # n_clips // len(self) clips, which is as far as the steps lie apart or less.
-        step_of_window = clips_before * len(self) // len(self._packer)
-        for begin, end in itertools.pairwise(np.searchsorted(step_of_window, range(len(self) + 1)).tolist()):
-            yield windows[begin:end][self._rank :: self._sizes.processes]
+        for windows in dealt(self._packer.windows(self._epoch), len(self)):
+            yield windows[self._rank :: self._sizes.processes]
+
+
+def dealt(windows: Sequence[Window], n_steps: int) -> list[list[Window]]:
+    """Windows among steps, so that each has about as many clips: the fullest first, to the step that has the fewest.
+
+    A clip alone in its step would weigh as much as all those of another one. No step is left without a window where
+    there are as many windows as steps.
+    """
+    steps: list[list[Window]] = [[] for _ in range(n_steps)]
+    fewest = [(0, number) for number in range(n_steps)]
+    for window in sorted(windows, key=lambda window: -len(window.clips)):
+        n_clips, number = fewest[0]
+        steps[number].append(window)
+        heapq.heapreplace(fewest, (n_clips + len(window.clips), number))
+    return steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,8 @@ import numpy.typing as npt
 _BLOCK = 1024
 # What one speaker fills less than this much of a window with is put together with other speakers' clips.
 _LOOSE = 0.5
+# Clips that differ in length by up to this factor are fitted in any order.
+_ABOUT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,9 @@ class PackingRules:
 class Packer:
     """Divides the clips of a split among windows: each clip is in one window of an epoch.
 
-    Best fit, the longest clips first (Johnson et al. 1974), under the limits of the encoder, of the decoder and of
-    clips in a window. Clips of one speaker are put together; only where they leave more than half of a window empty,
-    others join them.
+    Best fit, longer clips first (Johnson et al. 1974), under the limits of the encoder, of the decoder and of clips in
+    a window. Clips of one speaker are put together; only where they leave more than half of a window empty, others join
+    them.
     """
 
     def __init__(self, lengths: ClipLengths, rules: PackingRules, *, seed: int) -> None:
@@ -85,7 +87,7 @@ class Packer:
         chance = np.random.default_rng([self._seed, epoch])
         order = chance.permutation(len(self))
         n_single = round(self.rules.single_share * len(self))
-        fillings = self._alone(order[:n_single]) + self._together(order[n_single:])
+        fillings = self._alone(order[:n_single]) + self._together(order[n_single:], chance)
         timestamped = chance.random(len(fillings)) < self.rules.timestamped_share
         place = np.argsort(order)
         return [
@@ -96,21 +98,22 @@ class Packer:
             for number in chance.permutation(len(fillings)).tolist()
         ]
 
-    def _together(self, clips: npt.NDArray[np.int64]) -> list[_Filling]:
+    def _together(self, clips: npt.NDArray[np.int64], chance: np.random.Generator) -> list[_Filling]:
         by_speaker = clips[np.argsort(self.lengths.speakers[clips], kind="stable")]
         changes = np.flatnonzero(np.diff(self.lengths.speakers[by_speaker])) + 1
         full: list[_Filling] = []
         loose: list[_Filling] = []
         for of_speaker in np.split(by_speaker, changes):
-            for filling in self._fitted(self._alone(of_speaker)):
+            for filling in self._fitted(self._alone(of_speaker), chance):
                 (full if filling.positions >= _LOOSE * self.rules.positions else loose).append(filling)
-        return full + self._fitted(loose)
+        # They come speaker by speaker, in every epoch in the same order.
+        return full + self._fitted([loose[place] for place in chance.permutation(len(loose)).tolist()], chance)
 
-    def _fitted(self, fillings: Sequence[_Filling]) -> list[_Filling]:
+    def _fitted(self, fillings: Sequence[_Filling], chance: np.random.Generator) -> list[_Filling]:
         return [
             window
             for begin in range(0, len(fillings), _BLOCK)
-            for window in _best_fit(fillings[begin : begin + _BLOCK], self.rules)
+            for window in _best_fit(fillings[begin : begin + _BLOCK], self.rules, chance)
         ]
 
     def _alone(self, clips: npt.NDArray[np.int64]) -> list[_Filling]:
@@ -130,10 +133,12 @@ class _Filling:
         return _Filling(self.positions + other.positions, self.labels + other.labels, self.clips + other.clips)
 
 
-def _best_fit(fillings: Iterable[_Filling], rules: PackingRules) -> list[_Filling]:
+def _best_fit(fillings: Sequence[_Filling], rules: PackingRules, chance: np.random.Generator) -> list[_Filling]:
     """Put each into the fullest window that has room for it, or else into a new one."""
     windows: list[_Filling] = []  # the emptiest first
-    for filling in sorted(fillings, reverse=True):
+    # By length alone the same ones would meet in every epoch; about by length fills windows as well.
+    lengths = np.array([filling.positions for filling in fillings]) * chance.uniform(_ABOUT, 1, len(fillings))
+    for filling in (fillings[number] for number in np.argsort(-lengths).tolist()):
         room = bisect.bisect_right(windows, rules.positions - filling.positions, key=lambda window: window.positions)
         for place in reversed(range(room)):
             window = windows[place]

@@ -185,7 +185,7 @@ class TrainParameters(JobParameters):
     single_clip_share: Annotated[float, Field(ge=0, le=1)] = _parameter(
         "with packing, train on this share of the clips alone in their window, anew chosen each epoch",
         "fraction of clips",
-        0.1,
+        0.05,
     )
     packed_timestamps: Timestamps = _parameter(
         "with packing, train to tell when each clip begins and ends: in half of the windows, always or never",
