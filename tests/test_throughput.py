@@ -16,7 +16,14 @@ SECONDS = {
     "saving": 10.0,
     "other": 0.5,
 }
-WORK = Work(audio_seconds=7200.0, window_seconds=9000.0, flops=4 * 10**15, peak_flops=16e15, seconds=SECONDS)
+WORK = Work(
+    audio_seconds=7200.0,
+    window_seconds=9000.0,
+    flops=4 * 10**15,
+    peak_flops=16e15,
+    device_seconds=2 * 8.0,
+    seconds=SECONDS,
+)
 
 
 def test_work_adds_up_and_comes_back_as_it_was() -> None:
@@ -36,6 +43,12 @@ def test_rates_are_those_of_training_on_each_device() -> None:
         "(by data sheet); 20.0 % of the windows was padding. Of the time: data 3 %, forward 5 %, backward 11 %, "
         "optimizer 1 %, evaluation 53 %, saving 26 %, other 1 %."
     )
+
+
+def test_sessions_on_other_numbers_of_devices_add_up() -> None:
+    alone = Work(audio_seconds=3600.0, device_seconds=8.0, seconds=SECONDS)
+    throughput = Throughput.of(WORK + alone, DevicePeak(1e15, "data sheet"), devices=1)
+    assert throughput.audio_hours_per_device_hour == pytest.approx(3 / (24 / 3600))
 
 
 def test_of_nothing_there_is_no_rate() -> None:

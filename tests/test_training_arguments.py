@@ -206,8 +206,9 @@ def test_the_plan_is_what_is_trained_with(parameters: TrainParameters, monkeypat
     monkeypatch.setattr(fine_tuning, "free_memory", lambda: (int(free), "a small machine"))
     tuning = fine_tuning_of(changed(given, gradient_checkpointing="off"))
     sizes = [len(batch["labels"]) for step in tuning.trainer.get_train_dataloader() for batch in step.micro_batches]
-    assert max(sizes) == 2
-    assert (tuning.parameters.train_batch_size, tuning.parameters.grad_accum_steps) == (2, 4)
+    # Of five clips to a step.
+    assert max(sizes) == 3
+    assert (tuning.parameters.train_batch_size, tuning.parameters.grad_accum_steps) == (3, 3)
 
 
 @on_a_processor

@@ -1,4 +1,4 @@
-"""The weights that did best on validation, kept beside the checkpoints in a folder `best-STEP`."""
+"""The weights that did best where training is evaluated, kept beside the checkpoints in a folder `best-STEP`."""
 
 from __future__ import annotations
 

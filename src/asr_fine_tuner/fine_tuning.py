@@ -8,6 +8,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from transformers import TrainerCallback, TrainerState, WhisperForConditionalGen
 
 from asr_fine_tuner.artifact import SPLITS
 from asr_fine_tuner.base_model import load_base_model, set_spec_augment
-from asr_fine_tuner.batches import BatchSizes
+from asr_fine_tuner.batches import BatchSizes, steps_in_epoch
 from asr_fine_tuner.checkpoints import SEAL_NAME, refuse_unseen, step_of
 from asr_fine_tuner.compilation import check_can_compile, compile_encoder
 from asr_fine_tuner.errors import PermanentError
@@ -35,9 +36,9 @@ from asr_fine_tuner.run_folder import FittedBatch, RunFolder
 from asr_fine_tuner.stop import raise_if_stopped
 from asr_fine_tuner.tracking import Tracker
 from asr_fine_tuner.trainer import WhisperTrainer
-from asr_fine_tuner.training_arguments import DevicePlan, common_plan, plan_device, training_arguments
+from asr_fine_tuner.training_arguments import BUSY, DevicePlan, common_plan, plan_device, training_arguments
 from asr_fine_tuner.training_input import TrainingInput
-from asr_fine_tuner.windows import TrainingWindows, plan_windows
+from asr_fine_tuner.windows import FRAMES_PER_POSITION, TrainingWindows, plan_windows
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,17 @@ class FineTuning:
         self.packer = plan_windows(
             self.clips["train"], self.labels, source.manifest.model, parameters, self._effective_batch
         )
+        if ranks.size > 1 and self._windows_in_a_step < 2 * ranks.size:
+            logger.warning(
+                "a step has about %.1f windows, which do not keep %d processes busy: raise --train_batch_size",
+                self._windows_in_a_step,
+                ranks.size,
+            )
         self.trainer = self._build_trainer()
+
+    @property
+    def _windows_in_a_step(self) -> float:
+        return len(self.packer.first_epoch) / steps_in_epoch(len(self.packer), self._effective_batch)
 
     def _fit(self, fitted: FittedBatch | None) -> None:
         """Take the effective batch in micro batches of the size that fitted the memory before, if there is one."""
@@ -93,16 +104,24 @@ class FineTuning:
         share = math.ceil(self._effective_batch / self.ranks.size)
         micro_batch = min(share, fitted.train_batch_size if fitted else parameters.train_batch_size)
         update: dict[str, object] = {"train_batch_size": micro_batch}
-        if fitted is not None:
-            update["gradient_checkpointing"] = "on" if fitted.gradient_checkpointing else "off"
+        if fitted is not None and fitted.gradient_checkpointing:
+            update["gradient_checkpointing"] = "on"
         self.parameters = parameters.model_copy(update=update)
 
     def _plan(self, model: WhisperForConditionalGeneration) -> None:
         free, _ = free_memory()
-        own = plan_device(self.parameters, model, free, self.packer.most_labels + self.labels.prompt_length)
+        if not torch.cuda.is_available():
+            free //= self.ranks.on_this_node
+        # About as many as a step has: it would not pay to keep room for more, or to checkpoint for them.
+        at_once = math.ceil(self._windows_in_a_step / self.ranks.size) + 1
+        asked = self.parameters.model_copy(update={"train_batch_size": min(self.parameters.train_batch_size, at_once)})
+        own = plan_device(asked, model, free, self.packer.most_labels + self.labels.prompt_length)
         self.plan: DevicePlan = common_plan(self.ranks.gather(own))
         self.sizes = BatchSizes(self._effective_batch, self.plan.micro_batch, self.ranks.size)
-        divided = {"train_batch_size": self.sizes.micro, "grad_accum_steps": self.sizes.accumulated}
+        told = self.sizes
+        if told.micro == asked.train_batch_size:  # in full
+            told = replace(told, micro=self.parameters.train_batch_size)
+        divided = {"train_batch_size": told.micro, "grad_accum_steps": told.accumulated}
         self.parameters = self.parameters.model_copy(update=divided)
 
     def _build_trainer(self) -> WhisperTrainer:
@@ -122,7 +141,10 @@ class FineTuning:
             model=model,
             args=training_arguments(parameters, self.run.folder, self.plan, self.ranks.rank),
             windows=TrainingWindows(
-                self.clips["train"], self.labels, self.packer.lengths.positions, 2 * model.config.max_source_positions
+                self.clips["train"],
+                self.labels,
+                self.packer.lengths.positions,
+                FRAMES_PER_POSITION * model.config.max_source_positions,
             ),
             packer=self.packer,
             validation=self._evaluations.clips(self._evaluations.while_training),
@@ -176,7 +198,8 @@ class FineTuning:
         return True
 
     def _use_less_memory(self) -> None:
-        """Gradient checkpointing where that was left to us; then smaller micro batches, and more of them to a step.
+        """Smaller micro batches, and more of them to a step; gradient checkpointing, where that was left to us, before
+        the device has too little to do.
 
         The effective batch, and what is learned, stay the same.
 
@@ -184,8 +207,12 @@ class FineTuning:
             PermanentError: a micro batch is one clip already.
         """
         parameters = self.parameters
-        micro_batch = min(self.sizes.micro, max(self.ranks.gather(self.trainer.most_windows_at_once)))
-        if not self.plan.gradient_checkpointing and parameters.gradient_checkpointing == "auto":
+        # None where already the optimizer's state found no room.
+        tried = max(self.ranks.gather(self.trainer.most_windows_at_once)) or self.sizes.micro
+        micro_batch = min(self.sizes.micro, tried)
+        checkpointing = self.plan.gradient_checkpointing
+        if not checkpointing and parameters.gradient_checkpointing == "auto" and micro_batch <= BUSY:
+            checkpointing = True
             logger.warning("out of memory: gradient checkpointing is on from here on")
         elif micro_batch == 1:
             raise PermanentError(
@@ -196,7 +223,6 @@ class FineTuning:
         else:
             micro_batch = math.ceil(micro_batch / 2)
             logger.warning("out of memory: %d windows in a micro batch from here on, and more of them", micro_batch)
-        checkpointing = self.plan.gradient_checkpointing or parameters.gradient_checkpointing == "auto"
         fitted = FittedBatch(micro_batch, checkpointing)
         self.ranks.from_first(lambda: self.run.keep_fitted(fitted))
         self._fit(fitted)

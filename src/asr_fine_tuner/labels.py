@@ -16,6 +16,9 @@ from asr_fine_tuner.languages import UNSPACED_LANGUAGES
 if TYPE_CHECKING:
     from transformers import WhisperTokenizer
 
+# Of the encoder, each one of Whisper's timestamps.
+POSITIONS_PER_SECOND = 50
+
 # Multilingual Whisper has at least this many tokens; English-only checkpoints have one less
 # (openai/whisper, Whisper.is_multilingual). Only asked when generation_config.json does not say.
 _MULTILINGUAL_VOCABULARY = 51865
@@ -97,8 +100,9 @@ class LabelEncoder:
 
     def has_timestamps(self, positions: int) -> bool:
         """Whether the vocabulary goes on to the timestamp of the window's end, which has so many positions."""
-        last: int = self.tokenizer.prefix_tokens[-1] + 1 + positions
-        return len(self.tokenizer) > last
+        first: int = self.tokenizer.prefix_tokens[-1] + 1
+        bounds = self.tokenizer.convert_ids_to_tokens([first, first + positions])
+        return list(bounds) == ["<|0.00|>", f"<|{positions / POSITIONS_PER_SECOND:.2f}|>"]
 
     def _after_space(self, text: str, ids: list[int]) -> list[int]:
         """Token ids of a text behind another one, at most one more than the text's own `ids`."""

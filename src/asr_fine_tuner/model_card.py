@@ -159,7 +159,7 @@ def _results(results: TrainingResults) -> str:
     for split, scores in sorted(results.splits.items()):
         base = scores.base.rates() if scores.base else {}
         tuned = scores.tuned.rates()
-        role = "which selected the checkpoint" if split == "validation" else "which nothing was selected on"
+        role = "which the checkpoint was selected on" if split == "validation" else "which nothing was selected on"
         tables += [
             f"**{split.capitalize()}**, {role} ({scores.tuned.clips:,} clips, {results.data[split].hours:.2f} h):",
             _table(

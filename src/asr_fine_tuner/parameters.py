@@ -174,9 +174,7 @@ class TrainParameters(JobParameters):
     train_batch_size: PositiveInt = _parameter(
         "clips of an optimizer step on one device; taken in smaller micro batches where memory asks for it", "clips", 16
     )
-    grad_accum_steps: PositiveInt = _parameter(
-        "this many times the clips in an optimizer step, one micro batch after the other", "micro batches", 1
-    )
+    grad_accum_steps: PositiveInt = _parameter("this many times the clips in an optimizer step", default=1)
     packing: Switch = _parameter(
         "train on several clips in one window of the model; auto: when clips are so short that windows hold 1.5 of "
         "them or more",
@@ -211,7 +209,7 @@ class TrainParameters(JobParameters):
         "arithmetic of training; auto: bf16 or fp16 on a GPU, fp32 on a CPU", default="auto"
     )
     gradient_checkpointing: Switch = _parameter(
-        "recompute activations to save memory (20-33 % slower); auto: when the GPU would not hold them", default="auto"
+        "recompute activations to save memory (20-33 % slower); auto: when memory would not hold them", default="auto"
     )
     freeze_encoder: bool = _parameter("train the decoder only", default=False)
     lora_rank: PositiveInt | None = _parameter(
@@ -219,7 +217,7 @@ class TrainParameters(JobParameters):
         "all weights when not given",
         default=None,
     )
-    compile: bool = _parameter("compile the model with torch.compile before training on a GPU", default=False)
+    compile: bool = _parameter("compile the encoder with torch.compile before training on a GPU", default=False)
     spec_augment: bool = _parameter("mask random spans of time and mel bands while training", default=False)
     publish: bool = _parameter("upload the finished model to the Hub (needs HF_TOKEN)", default=False)
     private: bool = _parameter("publish as a private repository", default=False)

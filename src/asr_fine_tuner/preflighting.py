@@ -218,7 +218,7 @@ class _Examination:
         if disk.rehearsal > self._free(here):
             raise NotChecked(f"needs {readable_size(disk.rehearsal)} free at {here}")
         pace = rehearse(source, weights, self.parameters, here)
-        smaller = f" with micro batches of {pace.micro_batch} clips, since memory ran out"
+        smaller = f" with up to {pace.micro_batch} windows at once"
         return Found(
             "trained, evaluated, saved, resumed and reloaded"
             f"{smaller if pace.micro_batch < self.parameters.train_batch_size else ''}; {pace.step:.2f} s a step, "

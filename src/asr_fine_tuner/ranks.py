@@ -45,6 +45,11 @@ class Ranks:
         self._is_lost = False
 
     @property
+    def on_this_node(self) -> int:
+        """Ranks that share its memory."""
+        return self._launch.local_processes
+
+    @property
     def first(self) -> bool:
         """Whether this rank is the one that writes, publishes and tells."""
         return self.rank == 0

@@ -42,7 +42,7 @@ class Pace:
 
     step: an optimizer step. evaluation_batch: transcribing `eval_batch_size` clips. checkpoint: writing one.
     peak_memory: of the GPU, or of this process without one.
-    micro_batch: clips in one; fewer than `train_batch_size` when the GPU did not hold these.
+    micro_batch: most windows at once; fewer than `train_batch_size` where a step has fewer, or memory asks for it.
     """
 
     step: float
@@ -142,7 +142,8 @@ def _transcribe(model_folder: Path) -> None:
 def longest_transcripts(source: TrainingInput, folder: Path, parameters: TrainParameters) -> TrainingInput:
     """An artifact of the clips with the longest transcripts: one optimizer step to train, one batch to evaluate.
 
-    They take the most time and memory: features fill the window, however short the audio.
+    They take the most time, and about the most memory: features fill the window, however short the audio. Clips that
+    are packed take less time than these, which hardly fit together.
     """
     counts = dict.fromkeys(SPLITS, parameters.eval_batch_size)
     counts["train"] = parameters.train_batch_size * parameters.grad_accum_steps
@@ -232,6 +233,6 @@ def _memory_explained(parameters: TrainParameters) -> Iterator[None]:
             given=f"--train_batch_size {parameters.train_batch_size} --eval_batch_size {parameters.eval_batch_size}: "
             f"{str(error).splitlines()[0] if str(error) else 'out of memory'}",
             expected="memory for a micro batch and for a batch of evaluation",
-            action="lower --train_batch_size and raise --grad_accum_steps by as much, or lower --eval_batch_size, "
-            "or set --gradient_checkpointing on",
+            action="set --gradient_checkpointing on, --freeze_encoder true or --lora_rank 32, "
+            "or lower --eval_batch_size",
         ) from error

@@ -81,7 +81,8 @@ class TrainingResults:
     steps: optimizer steps done. best_step: the one whose weights were kept.
     epochs: passes over the training clips. train_runtime: seconds, without evaluation and saving.
     throughput: of training, and where all the time went.
-    data: train, validation, test. splits: validation, which selected the best step, and test, which selected nothing.
+    data: train, validation, test. splits: validation, clips of which selected the best step, and test,
+    which selected nothing.
     rejected: reason -> clips that preprocessing left out.
     hyperparameters, versions: name -> value, as shown in the model card.
     """

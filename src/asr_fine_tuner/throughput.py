@@ -25,6 +25,7 @@ class Work:
     audio_seconds: in the clips that were trained on. window_seconds: that the model heard, with the padding.
     flops: of the model in training; see `TrainingFlops`.
     peak_flops: that the devices would have computed at their peak in the time of training.
+    device_seconds: of training, of all devices together.
     seconds: by stage, that passed; not those of each device.
     """
 
@@ -32,6 +33,7 @@ class Work:
     window_seconds: float = 0.0
     flops: int = 0
     peak_flops: float = 0.0
+    device_seconds: float = 0.0
     seconds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(map(str, Stage), 0.0))
 
     def __add__(self, other: Work) -> Work:
@@ -40,6 +42,7 @@ class Work:
             self.window_seconds + other.window_seconds,
             self.flops + other.flops,
             self.peak_flops + other.peak_flops,
+            self.device_seconds + other.device_seconds,
             {stage: seconds + other.seconds[stage] for stage, seconds in self.seconds.items()},
         )
 
@@ -73,7 +76,7 @@ class Work:
 class Throughput:
     """How fast a run trained, over all the sessions of one that was resumed.
 
-    devices: GPUs that trained together, or processes without one.
+    devices: GPUs that trained together, or processes without one; in the last session.
     audio_hours: that were trained on, those of each epoch anew.
     audio_hours_per_device_hour: while training, without the time of evaluation and saving; so is `mfu`.
     mfu: fraction of the devices' peak; see `Work.mfu`.
@@ -93,8 +96,8 @@ class Throughput:
 
     @classmethod
     def of(cls, work: Work, peak: DevicePeak, devices: int) -> Throughput:
-        """peak: of all devices."""
-        device_hours = devices * work.training_seconds / _SECONDS_PER_HOUR
+        """peak: of all devices, which may have been others in an earlier session."""
+        device_hours = work.device_seconds / _SECONDS_PER_HOUR
         return cls(
             devices=devices,
             audio_hours=work.audio_hours,

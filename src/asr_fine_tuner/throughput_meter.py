@@ -18,11 +18,11 @@ from transformers import (
 from asr_fine_tuner.batches import Step
 from asr_fine_tuner.device_peak import DevicePeak, device_peak
 from asr_fine_tuner.flops import TrainedWeights, TrainingFlops
+from asr_fine_tuner.labels import POSITIONS_PER_SECOND
 from asr_fine_tuner.ranks import Ranks
 from asr_fine_tuner.stage_clock import Stage, StageClock
 from asr_fine_tuner.throughput import Throughput, Work
 
-_POSITIONS_PER_SECOND = 50  # of the encoder, 20 ms each
 # Where the trainer's state, and so each checkpoint, keeps what its callbacks want to find again.
 _KEPT_AS = "ThroughputMeter"
 
@@ -37,7 +37,7 @@ class ThroughputMeter(TrainerCallback):
         self.clock = StageClock(args.device)
         self._ranks = ranks
         self._flops = TrainingFlops(model.config, TrainedWeights.of(model))
-        self._window_seconds = model.config.max_source_positions / _POSITIONS_PER_SECOND
+        self._window_seconds = model.config.max_source_positions / POSITIONS_PER_SECOND
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
         own_peak = device_peak(args.device, precision)
         self.peak = DevicePeak(sum(ranks.gather(own_peak.flops)), own_peak.source)
@@ -62,7 +62,11 @@ class ThroughputMeter(TrainerCallback):
         seconds, before = self.clock.seconds(), self._settled_seconds
         passed = Work(seconds={str(stage): seconds[stage] - before[stage] for stage in Stage})
         counted = functools.reduce(operator.add, self._ranks.gather(self._counted), passed)
-        since = replace(counted, peak_flops=self.peak.flops * passed.training_seconds)
+        since = replace(
+            counted,
+            peak_flops=self.peak.flops * passed.training_seconds,
+            device_seconds=self._ranks.size * passed.training_seconds,
+        )
         self._counted, self._settled_seconds = Work(), seconds
         self._unlogged += since
         state.stateful_callbacks[_KEPT_AS] = (work_of(state) + since).as_dict()

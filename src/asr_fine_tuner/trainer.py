@@ -51,7 +51,7 @@ class WhisperTrainer(Seq2SeqTrainer):
     """Seq2SeqTrainer over the artifact.
 
     It keeps `checkpoint-STEP` folders to resume from, and a `best-STEP` folder with the weights that had the lowest
-    leading metric on the validation split.
+    leading metric on what is evaluated while training.
     """
 
     control: TrainerControl
@@ -76,8 +76,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         text_language: Whisper's code of the language of the transcripts (English for translations)."""
         config = model.config
         collator = Collator(
-            # The encoder's second convolution halves the frame rate.
-            window_frames=2 * config.max_source_positions,
+            window_frames=windows.window_frames,
             decoder_start_token_id=config.decoder_start_token_id,
             pad_token_id=config.pad_token_id,
             mask_padding=bool(config.apply_spec_augment),
@@ -163,6 +162,8 @@ class WhisperTrainer(Seq2SeqTrainer):
         for batch in inputs.micro_batches:
             loss += self._micro_step(model, batch, num_items_in_batch)
         self._refuse_non_finite("loss", loss)
+        if not inputs.micro_batches and self.accelerator.scaler is not None:
+            self.accelerator.scaler.scale(loss)  # else it does not know its device when gradients are unscaled
         with self._clock.stage(Stage.OPTIMIZER):
             self.ranks.average_gradients(model.parameters())
         return loss
@@ -221,7 +222,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         ignore_keys: list[str] | None = None,  # noqa: ARG002 - the trainer's own signature
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Score the validation split; keeps the weights when they are the best so far."""
+        """Score what is evaluated while training; keeps the weights when they are the best so far."""
         with self._clock.stage(Stage.EVALUATION):
             evaluation = self.assess(eval_dataset or self.eval_dataset, f"evaluate at step {self.state.global_step}")
         self.last_evaluation = evaluation

@@ -26,7 +26,7 @@ _STATE_BYTES_PER_PARAMETER = 16
 LONGEST_TYPICAL_LABELS = 128
 _USABLE_FRACTION = 0.9
 # Windows at once from which on a GPU has enough to do.
-_BUSY = 4
+BUSY = 4
 # Resident memory of a training step on a processor, over the bytes of its tensors: measured 1.32 to 1.57 with 2 to 8
 # layers of 384 to 768 units and 2 to 8 clips.
 _RESIDENT = 1.6
@@ -80,7 +80,7 @@ def plan_device(
 
     plan = fitted(checkpointing=asked.gradient_checkpointing)
     if parameters.gradient_checkpointing == "auto" and (
-        plan is None or plan.micro_batch < min(asked.micro_batch, _BUSY)
+        plan is None or plan.micro_batch < min(asked.micro_batch, BUSY)
     ):
         sparing = fitted(checkpointing=True)
         if sparing is not None and (plan is None or sparing.micro_batch > plan.micro_batch):

@@ -155,8 +155,8 @@ class Transcriber:
     def _transcribe(self, batch: Batch, number: int, max_new_tokens: int) -> TranscribedBatch:
         """The summed cross entropy of the labels, and the transcripts.
 
-        The encoder runs once for both, and one autocast context spans the whole, so that the weights are cast once
-        and not at every decoding step. The trainer wraps only the model's forward, and only once it trains.
+        The encoder runs once for both, and one autocast context spans the whole, so that trained weights are
+        cast once and not at every decoding step. The trainer wraps only the model's forward, and only once it trains.
         """
         model, device = self._model, self._args.device
         # Features travel to the device in float16, half the bytes; the model takes its own type or autocasts.

@@ -12,16 +12,14 @@ from asr_fine_tuner.artifact import ArtifactSplit
 from asr_fine_tuner.batches import LabelledFeatures, steps_in_epoch
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.features import join_clips
-from asr_fine_tuner.labels import LabelEncoder
+from asr_fine_tuner.labels import POSITIONS_PER_SECOND, LabelEncoder
 from asr_fine_tuner.manifest import ModelFormat
 from asr_fine_tuner.packing import ClipLengths, Packer, PackingRules, Window
 from asr_fine_tuner.parameters import TrainParameters
 
 logger = logging.getLogger(__name__)
 
-# Encoder positions in a second, each one of Whisper's timestamps.
-POSITIONS_PER_SECOND = 50
-_FRAMES_PER_POSITION = 2  # the encoder's second convolution halves the frame rate
+FRAMES_PER_POSITION = 2  # the encoder's second convolution halves the frame rate
 # From so many clips to a window on, packing is worth its other batches.
 _WORTH_PACKING = 1.5
 _TIMESTAMPED = {"mixed": 0.5, "always": 1.0, "never": 0.0}
@@ -49,7 +47,7 @@ class TrainingWindows(torch.utils.data.Dataset[LabelledFeatures]):
         )
         features = join_clips(
             [self.clips.features(clip) for clip in index],
-            (_FRAMES_PER_POSITION * self.positions[index]).tolist(),
+            (FRAMES_PER_POSITION * self.positions[index]).tolist(),
             self.window_frames,
         )
         return LabelledFeatures(first, features, np.array(joined, np.int32), self._seconds(window))
@@ -80,6 +78,9 @@ def plan_windows(
     lengths = clip_lengths(clips, labels, model)
     packed = Packer(lengths, rules, seed=parameters.seed)
     if parameters.packing == "off":
+        return Packer(lengths, alone, seed=parameters.seed)
+    if rules.clips == 1:
+        logger.info("packing is off: an optimizer step has one clip")
         return Packer(lengths, alone, seed=parameters.seed)
     n_windows = len(packed.first_epoch)
     per_window = len(clips) / n_windows

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import small_device
+import torch
 from tiny_training import changed, weights_of
 
 from asr_fine_tuner import InterruptedJob, PermanentError, TrainParameters
@@ -73,7 +74,27 @@ def test_a_continued_run_begins_with_what_fitted(
     assert (result.train_batch_size, result.grad_accum_steps) == (2, 2)
 
 
-def _interrupted(*_: object) -> None:
+def test_no_room_for_the_state_of_the_optimizer(parameters: TrainParameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before there is a first step to tell how many windows were too many."""
+    given = changed(parameters, train_batch_size=4, eval_steps=1, max_steps=2, evaluate_base=False)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(WhisperTrainer, "evaluate", _interrupted)
+        with pytest.raises(InterruptedJob):
+            train(given)
+    load = WhisperTrainer._load_optimizer_and_scheduler
+    failures = [torch.OutOfMemoryError("out of memory")] * 2
+
+    def limited(trainer: WhisperTrainer, checkpoint: str) -> None:
+        if failures:
+            raise failures.pop()
+        load(trainer, checkpoint)
+
+    monkeypatch.setattr(WhisperTrainer, "_load_optimizer_and_scheduler", limited)
+    result = train(given)
+    assert (result.train_batch_size, result.grad_accum_steps, result.steps) == (2, 2, 2)
+
+
+def _interrupted(*_: object, **__: object) -> None:
     raise InterruptedJob(given="stopped", expected="", action="")
 
 
