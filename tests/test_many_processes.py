@@ -225,6 +225,27 @@ def test_two_processes_go_on_with_what_one_began(
     assert told == {"processes": 2, "train_batch_size": 2, "grad_accum_steps": 1}
 
 
+def test_packed_clips_teach_two_processes_what_they_teach_one(
+    one: TrainParameters, short_clips: Path, jobs: WarmJobs, tmp_path: Path
+) -> None:
+    """Two clips in one window are all of a step, and the second rank has none of it."""
+    packed = {
+        "artifact_name": str(short_clips),
+        "packing": "on",
+        "max_train_samples": 8,
+        "single_clip_share": 0,
+        "max_steps": 3,
+    }
+    given = changed(one, **packed, train_batch_size=2, output_dir=str(tmp_path / "alone"))
+    alone = train(given)
+    run = tmp_path / "run"
+    ranks = _started(jobs, given_of(changed(given, train_batch_size=1, output_dir=str(run))))
+    first, second = (job.wait() for job in ranks)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "a step has about 1.0 windows, which do not keep 2 processes busy" in first.stderr
+    _assert_same(run, first.result, alone)
+
+
 def test_what_one_rank_fails_with_ends_both(
     one: TrainParameters, jobs: WarmJobs, tiny_artifact: Path, tmp_path: Path
 ) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from speech import synthesize
-from tiny_training import changed, clips_of, fine_tuning_of, log_history, sigterm_at, weights_of, write_artifact
+from tiny_training import changed, fine_tuning_of, log_history, sigterm_at, weights_of
 from transformers import WhisperFeatureExtractor
 
 from asr_fine_tuner import InterruptedJob, PermanentError, TrainParameters
-from asr_fine_tuner.artifact import SPLITS, Clip
 from asr_fine_tuner.features import Float32Array, LogMelExtractor, join_clips, pad_to_window
 from asr_fine_tuner.fine_tuning import FineTuning
 from asr_fine_tuner.labels import LabelEncoder
@@ -26,24 +24,6 @@ FRAME, POSITION = 160, 320  # samples
 @pytest.fixture(scope="module")
 def labels(tiny_model: Path) -> LabelEncoder:
     return LabelEncoder.from_folder(tiny_model, "it", "transcribe")
-
-
-def _beginning(clip: Clip, seconds: float, labels: LabelEncoder) -> Clip:
-    text = " ".join(clip.text.split()[:2])
-    features = clip.features[: int(100 * seconds) + 3]
-    return replace(clip, features=features, seconds=seconds, text=text, labels=labels.encode(text))
-
-
-@pytest.fixture(scope="module")
-def short_clips(
-    tiny_model: Path, tiny_artifact: Path, labels: LabelEncoder, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The beginnings of the tiny artifact's clips, of 0.8 to 1.25 s: three or four fill the window of 4 s."""
-    splits = {
-        split: [_beginning(clip, 0.8 + 0.05 * row, labels) for row, clip in enumerate(clips_of(tiny_artifact, split))]
-        for split in SPLITS
-    }
-    return write_artifact(tmp_path_factory.mktemp("short") / "short-it", tiny_model, tiny_artifact, splits)
 
 
 @pytest.fixture

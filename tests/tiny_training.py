@@ -97,6 +97,23 @@ def memorised(memorising: TrainParameters) -> TrainResult:
     return train(memorising)
 
 
+@pytest.fixture(scope="module")
+def short_clips(tiny_model: Path, tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The beginnings of the tiny artifact's clips, of 0.8 to 1.25 s: three or four fill the window of 4 s."""
+    labels = LabelEncoder.from_folder(tiny_model, "it", "transcribe")
+    splits = {
+        split: [_beginning(clip, 0.8 + 0.05 * row, labels) for row, clip in enumerate(clips_of(tiny_artifact, split))]
+        for split in SPLITS
+    }
+    return write_artifact(tmp_path_factory.mktemp("short") / "short-it", tiny_model, tiny_artifact, splits)
+
+
+def _beginning(clip: Clip, seconds: float, labels: LabelEncoder) -> Clip:
+    text = " ".join(clip.text.split()[:2])
+    features = clip.features[: int(100 * seconds) + 3]
+    return replace(clip, features=features, seconds=seconds, text=text, labels=labels.encode(text))
+
+
 @pytest.fixture
 def memorised_again(memorised: TrainResult, memorising: TrainParameters, tmp_path: Path) -> TrainParameters:
     """That run in a copy of its folder, for what publishing or damage does to it."""

@@ -80,7 +80,7 @@ def plan_windows(
     if parameters.packing == "off":
         return Packer(lengths, alone, seed=parameters.seed)
     if rules.clips == 1:
-        logger.info("packing is off: an optimizer step has one clip")
+        logger.info("packing is off: an optimizer step has hardly more than one clip")
         return Packer(lengths, alone, seed=parameters.seed)
     n_windows = len(packed.first_epoch)
     per_window = len(clips) / n_windows
