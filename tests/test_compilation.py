@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import changed
+from tiny_training import changed, fine_tuning_of
 from transformers import WhisperForConditionalGeneration
 
-from asr_fine_tuner import PermanentError, TrainParameters
+from asr_fine_tuner import PermanentError, TrainParameters, fine_tuning
 from asr_fine_tuner.compilation import check_can_compile, compile_encoder
 from asr_fine_tuner.training import train
 
@@ -36,6 +36,15 @@ def test_a_compiled_encoder_learns_the_same(tiny_model: Path) -> None:
     for (name, weight), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         if weight.grad is not None:
             torch.testing.assert_close(weight.grad, other.grad, msg=name)
+
+
+def test_the_parameter_compiles_the_encoder_alone(parameters: TrainParameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fine_tuning, "check_can_compile", lambda: None)
+    for asked in (True, False):
+        model = fine_tuning_of(changed(parameters, compile=asked)).trainer.model
+        # What torch calls instead of the module's own forward; it compiles at the first call.
+        assert (model.get_encoder()._compiled_call_impl is not None) == asked
+        assert model.get_decoder()._compiled_call_impl is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it is compiled")

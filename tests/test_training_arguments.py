@@ -46,7 +46,7 @@ ARGUMENTS: dict[str, tuple[object, str, object]] = {
 
 ELSEWHERE = {
     "eval_subset": "test_fine_tuning.test_a_part_of_validation_is_evaluated_while_training_and_all_of_it_at_the_end",
-    "compile": "test_compilation.test_without_a_gpu_it_is_refused",
+    "compile": "test_compilation.test_the_parameter_compiles_the_encoder_alone",
     "grad_accum_steps": "test_trainer.test_accumulated_gradients_are_those_of_one_large_batch",
     "packing": "test_windows.test_packing_is_decided_by_how_many_clips_a_window_holds",
     "single_clip_share": "test_windows.test_the_parameters_decide_what_windows_hold",
