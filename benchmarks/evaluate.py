@@ -39,7 +39,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from benchmarks.children import ChildRun, run_child
-from benchmarks.prepared_clips import ARTIFACT, peak_bytes, prepare_clips, prepare_plain, preprocess
+from benchmarks.prepared_clips import ARTIFACT, by_turns, peak_bytes, prepare_clips, prepare_plain, preprocess
 from benchmarks.report import Figure, show
 from benchmarks.shapes import SHAPES
 
@@ -71,13 +71,14 @@ def measure(folder: Path, options: Options) -> tuple[str, list[Figure]]:
     """The device's name, and what was measured on it; `folder` is for models and clips."""
     prepared = prepare_clips(folder, options.model_shape, 1, n_held_out=options.clips, seconds=options.seconds)
     clips = {"ours": ARTIFACT, "plain": prepared.plain}
-    runs: dict[str, list[ChildRun]] = {"ours": [], "plain": []}
-    for _ in range(options.repetitions):
-        for recipe, of_recipe in runs.items():
-            given = (recipe, prepared.model, clips[recipe], options.batch_size)
-            run = run_child("benchmarks.evaluating", *given, folder=folder)
-            logger.info("%s: %.1f s, %.0f MB", recipe, run.result["seconds"], peak_bytes(run) / 1e6)
-            of_recipe.append(run)
+
+    def run_recipe(recipe: str) -> ChildRun:
+        given = (recipe, prepared.model, clips[recipe], options.batch_size)
+        run = run_child("benchmarks.evaluating", *given, folder=folder)
+        logger.info("%s: %.1f s, %.0f MB", recipe, run.result["seconds"], peak_bytes(run) / 1e6)
+        return run
+
+    runs = by_turns(options.repetitions, run_recipe)
     on_gpu = runs["ours"][0].result["gpu_bytes"] is not None
     if not on_gpu:
         refuse_different(*(of[0].result["transcripts"] for of in runs.values()))

@@ -6,6 +6,7 @@ As a child process, `python -m benchmarks.prepared_clips DATASET MODEL FOLDER` p
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def prepare_clips(folder: Path, shape: str, n_train: int, n_held_out: int, secon
     preprocess(dataset, made.model, folder)
     prepare_plain(dataset, made.model, made.plain, folder)
     return made
+
+
+def by_turns(repetitions: int, run: Callable[[str], ChildRun]) -> dict[str, list[ChildRun]]:
+    """What `run` gives for `ours` and for `plain`, each so many times, so that both have the same machine."""
+    runs: dict[str, list[ChildRun]] = {"ours": [], "plain": []}
+    for _ in range(repetitions):
+        for recipe, of_recipe in runs.items():
+            of_recipe.append(run(recipe))
+    return runs
 
 
 def peak_bytes(run: ChildRun) -> int:

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.children import ChildRun, run_child
-from benchmarks.prepared_clips import ARTIFACT, peak_bytes, prepare_clips
+from benchmarks.prepared_clips import ARTIFACT, by_turns, peak_bytes, prepare_clips
 from benchmarks.report import Figure, show
 from benchmarks.shapes import SHAPES
 
@@ -59,13 +59,14 @@ def measure(folder: Path, options: Options) -> tuple[str, list[Figure]]:
     """The device's name, and what was measured on it; `folder` is for models and clips."""
     prepared = prepare_clips(folder, options.model_shape, options.clips, n_held_out=2, seconds=options.seconds)
     clips: dict[str, str | Path] = {"ours": ARTIFACT, "plain": prepared.plain}
-    runs: dict[str, list[ChildRun]] = {"ours": [], "plain": []}
-    for _ in range(options.repetitions):
-        for recipe, of_recipe in runs.items():
-            run = run_steps(recipe, prepared.model, clips[recipe], folder, options)
-            measured = (run.result["audio_seconds"], run.result["seconds"], peak_bytes(run) / 1e6)
-            logger.info("%s: %.0f s of audio in %.1f s, %.0f MB", recipe, *measured)
-            of_recipe.append(run)
+
+    def run_recipe(recipe: str) -> ChildRun:
+        run = run_steps(recipe, prepared.model, clips[recipe], folder, options)
+        measured = (run.result["audio_seconds"], run.result["seconds"], peak_bytes(run) / 1e6)
+        logger.info("%s: %.0f s of audio in %.1f s, %.0f MB", recipe, *measured)
+        return run
+
+    runs = by_turns(options.repetitions, run_recipe)
     on_gpu = runs["ours"][0].result["gpu_bytes"] is not None
     ours, plain = (
         statistics.median(run.result["audio_seconds"] / run.result["seconds"] for run in of) for of in runs.values()

@@ -119,7 +119,7 @@ class FineTuning:
         self.plan: DevicePlan = common_plan(self.ranks.gather(own))
         self.sizes = BatchSizes(self._effective_batch, self.plan.micro_batch, self.ranks.size)
         told = self.sizes
-        if told.micro == asked.train_batch_size:  # in full
+        if told.micro == asked.train_batch_size:  # memory asked for no smaller ones
             told = replace(told, micro=self.parameters.train_batch_size)
         divided = {"train_batch_size": told.micro, "grad_accum_steps": told.accumulated}
         self.parameters = self.parameters.model_copy(update=divided)

@@ -76,17 +76,17 @@ def plan_windows(
     )
     alone = replace(rules, clips=1, single_share=1.0, timestamped_share=0.0)
     lengths = clip_lengths(clips, labels, model)
-    packed = Packer(lengths, rules, seed=parameters.seed)
+    packed, unpacked = (Packer(lengths, ruled, seed=parameters.seed) for ruled in (rules, alone))
     if parameters.packing == "off":
-        return Packer(lengths, alone, seed=parameters.seed)
+        return unpacked
     if rules.clips == 1:
         logger.info("packing is off: an optimizer step has hardly more than one clip")
-        return Packer(lengths, alone, seed=parameters.seed)
+        return unpacked
     n_windows = len(packed.first_epoch)
     per_window = len(clips) / n_windows
     if parameters.packing == "auto" and per_window < _WORTH_PACKING:
         logger.info("packing is off: %.1f clips to a window of %g s", per_window, model.window_seconds)
-        return Packer(lengths, alone, seed=parameters.seed)
+        return unpacked
     if rules.timestamped_share and not labels.has_timestamps(rules.positions):
         if parameters.packed_timestamps == "always":
             raise PermanentError(
