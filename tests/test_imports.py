@@ -48,10 +48,10 @@ LAYERS = (
     ("parts", "artifact_repository"),
     ("preprocessing",),
     # artifact -> batches -> trainer -> results -> published model
-    ("batches", "checkpoints", "evaluation", "lora", "model_folder", "results", "tracking", "training_arguments"),
+    ("batches", "checkpoints", "device_plan", "evaluation", "lora", "model_folder", "results", "tracking"),
     ("best_weights", "training_input", "run_folder", "reporting", "curves", "model_card", "memory"),
-    ("ranks", "base_model", "compilation", "windows"),
-    ("joining", "stopping"),
+    ("ranks", "base_model", "compilation", "training_arguments", "windows"),
+    ("joining", "step_division", "stopping"),
     ("run_evaluations", "transcribing", "run_size", "throughput_meter"),
     ("trainer",),
     ("finished_run",),

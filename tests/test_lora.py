@@ -17,6 +17,7 @@ from transformers import WhisperForConditionalGeneration, pipeline
 from asr_fine_tuner import InterruptedJob, PermanentError, TrainParameters
 from asr_fine_tuner.batches import ClipDataset
 from asr_fine_tuner.checkpoints import checkpoint_folder, checkpoints_in, step_of
+from asr_fine_tuner.device_plan import training_bytes
 from asr_fine_tuner.disk import bytes_below, readable_size
 from asr_fine_tuner.lora import add_adapters, load_adapters, merged, without_adapters
 from asr_fine_tuner.memory import outline
@@ -25,7 +26,6 @@ from asr_fine_tuner.platform_folders import PlatformFolders
 from asr_fine_tuner.results import read_results
 from asr_fine_tuner.run_size import DiskEstimate
 from asr_fine_tuner.training import TrainResult, train
-from asr_fine_tuner.training_arguments import training_bytes
 
 LINEAR_LAYERS_OF = {"encoder": 6, "decoder": 10}  # of one layer: attention, once more across, and two of feed-forward
 

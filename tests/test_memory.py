@@ -10,10 +10,10 @@ from tiny_training import changed
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from asr_fine_tuner import memory
+from asr_fine_tuner.device_plan import training_bytes
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.memory import container_free, evaluation_bytes, free_memory, outline, plan_memory
 from asr_fine_tuner.parameters import TrainParameters
-from asr_fine_tuner.training_arguments import training_bytes
 
 GIGABYTE = 10**9
 

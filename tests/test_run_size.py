@@ -10,6 +10,7 @@ from tiny_training import changed, fine_tuning_of
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from asr_fine_tuner.checkpoints import checkpoint_folder
+from asr_fine_tuner.device_plan import training_bytes
 from asr_fine_tuner.disk import bytes_below, readable_size
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.hub import download_model
@@ -17,7 +18,6 @@ from asr_fine_tuner.memory import outline
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.run_size import DiskEstimate, check_room, transcript_bytes
 from asr_fine_tuner.training import TrainResult
-from asr_fine_tuner.training_arguments import training_bytes
 from asr_fine_tuner.training_input import open_artifact
 
 # Besides weights and moments: the trainer's state, tokenizer, configurations, curves. None grows with the model.

@@ -6,28 +6,21 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_training import changed, fine_tuning_of
-from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from asr_fine_tuner import PermanentError, TrainParameters, fine_tuning
+from asr_fine_tuner import TrainParameters
 from asr_fine_tuner.training_arguments import (
     DevicePlan,
-    common_plan,
-    plan_device,
     training_arguments,
-    training_bytes,
-    training_footprint,
 )
 
 TESTS = Path(__file__).parent
 PLAN = DevicePlan("cpu", "fp32", gradient_checkpointing=False, micro_batch=16)
-PLENTY = 10**15  # bytes
 
 # Parameter -> a value that is not its default, the argument of the trainer that has it, and the default there.
 ARGUMENTS: dict[str, tuple[object, str, object]] = {
@@ -94,15 +87,6 @@ def test_ranks_share_the_order_of_the_clips_and_nothing_else_that_is_drawn(tmp_p
     assert first.data_seed == second.data_seed == 42
 
 
-@pytest.mark.parametrize(
-    ("precisions", "common"), [(["bf16", "bf16"], "bf16"), (["bf16", "fp16"], "fp16"), (["fp16", "bf16"], "fp16")]
-)
-def test_devices_of_several_ranks_do_what_all_of_them_can(precisions: list[str], common: str) -> None:
-    plans = [DevicePlan(f"GPU {rank}", precision, bool(rank), 8 - rank) for rank, precision in enumerate(precisions)]
-    assert common_plan(plans) == DevicePlan("GPU 0", common, gradient_checkpointing=True, micro_batch=7)
-    assert common_plan(plans[:1]) == plans[0]
-
-
 def test_no_parameter_is_left_without_a_proof() -> None:
     assert {*ARGUMENTS, *ELSEWHERE} == set(TrainParameters.model_fields)
     for name, proof in ELSEWHERE.items():
@@ -150,73 +134,6 @@ def test_a_warm_up_that_never_ends_is_told(tmp_path: Path, caplog: pytest.LogCap
     assert "--warmup_steps 500 is not below --max_steps 100" in caplog.text
 
 
-@pytest.fixture
-def model(tiny_model: Path) -> WhisperForConditionalGeneration:
-    return WhisperForConditionalGeneration.from_pretrained(tiny_model)
-
-
-on_a_processor = pytest.mark.skipif(torch.cuda.is_available(), reason="says what is chosen without a GPU")
-
-
-@on_a_processor
-def test_without_a_gpu_all_is_computed_in_float32(model: WhisperForConditionalGeneration) -> None:
-    plan = plan_device(TrainParameters(), model, PLENTY)
-    assert (plan.precision, plan.gradient_checkpointing) == ("fp32", False)
-    assert plan_device(TrainParameters(gradient_checkpointing="on"), model, PLENTY).gradient_checkpointing
-    assert not plan_device(TrainParameters(gradient_checkpointing="off"), model, PLENTY).gradient_checkpointing
-
-
-@pytest.fixture(scope="module")
-def small() -> WhisperForConditionalGeneration:
-    """The shape of whisper-small."""
-    with torch.device("meta"):
-        return WhisperForConditionalGeneration(WhisperConfig(d_model=768, encoder_layers=12, decoder_layers=12))
-
-
-@pytest.mark.parametrize(
-    ("switch", "fits", "checkpointing", "micro_batch"),
-    [
-        ("auto", 16, False, 16),
-        ("auto", 5, False, 4),  # of 16, 8, 4, 2 and 1
-        ("auto", 3, True, 8),  # two at once would leave the device idle, eight fit where activations are not kept
-        ("off", 3, False, 2),
-        ("off", 0, False, 1),  # what the estimate refuses is tried all the same
-        ("on", 16, True, 16),
-    ],
-)
-def test_micro_batches_shrink_before_activations_are_computed_again(
-    switch: Any, fits: int, checkpointing: bool, micro_batch: int, small: WhisperForConditionalGeneration
-) -> None:
-    held = DevicePlan("cpu", "fp32", gradient_checkpointing=False, micro_batch=fits)
-    free = int(training_footprint(small, held) / 0.9) + 1
-    plan = plan_device(TrainParameters(gradient_checkpointing=switch, precision="fp32"), small, free)
-    assert (plan.gradient_checkpointing, plan.micro_batch) == (checkpointing, micro_batch)
-
-
-def test_many_labels_take_memory(small: WhisperForConditionalGeneration) -> None:
-    few, many = (training_bytes(small, 8, "bf16", n_labels=n_labels) for n_labels in (100, 448))
-    # 348 more labels in 8 windows, three float32 for each of 51865 tokens.
-    assert many - few > 348 * 8 * 3 * 4 * 51865
-
-
-def test_the_plan_is_what_is_trained_with(parameters: TrainParameters, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = changed(parameters, train_batch_size=8, max_steps=1, eval_steps=1)
-    model = fine_tuning_of(given).trainer.model
-    free = training_footprint(model, replace(PLAN, micro_batch=3), n_labels=60) / 0.9
-    monkeypatch.setattr(fine_tuning, "free_memory", lambda: (int(free), "a small machine"))
-    tuning = fine_tuning_of(changed(given, gradient_checkpointing="off"))
-    sizes = [len(batch["labels"]) for step in tuning.trainer.get_train_dataloader() for batch in step.micro_batches]
-    # Of five clips to a step.
-    assert max(sizes) == 3
-    assert (tuning.parameters.train_batch_size, tuning.parameters.grad_accum_steps) == (3, 3)
-
-
-@on_a_processor
-def test_fp16_without_a_gpu_is_refused(model: WhisperForConditionalGeneration) -> None:
-    with pytest.raises(PermanentError, match="--precision fp16 on a machine without a GPU"):
-        plan_device(TrainParameters(precision="fp16"), model, PLENTY)
-
-
 @pytest.mark.parametrize(("precision", "type_"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_precision_reaches_the_arithmetic(precision: str, type_: torch.dtype, parameters: TrainParameters) -> None:
     tuning = fine_tuning_of(changed(parameters, precision=precision, max_steps=1, eval_steps=1))
@@ -252,30 +169,3 @@ def test_checkpointing_gives_the_same_gradients(parameters: TrainParameters, tmp
         tuning.trainer.train()
         losses.append([(row["loss"], row["grad_norm"]) for row in tuning.trainer.state.log_history if "loss" in row])
     assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4)
-
-
-def test_memory_is_estimated_from_what_is_trained(model: WhisperForConditionalGeneration) -> None:
-    needed = training_bytes(model, 16, "bf16")
-    assert needed > 16 * sum(weight.numel() for weight in model.parameters())
-    assert training_bytes(model, 32, "bf16") > needed
-    assert training_bytes(model, 16, "fp32") > needed
-    model.freeze_encoder()
-    assert training_bytes(model, 16, "bf16") < needed
-
-
-def test_the_estimate_is_of_the_right_order_for_a_real_model() -> None:
-    """Whisper small: 242 million weights; a batch of 16 in half precision fits a GPU of 24 GB and not one of 8 GB."""
-    from transformers import WhisperConfig
-
-    config = WhisperConfig(
-        d_model=768,
-        encoder_layers=12,
-        decoder_layers=12,
-        encoder_ffn_dim=3072,
-        decoder_ffn_dim=3072,
-        encoder_attention_heads=12,
-        decoder_attention_heads=12,
-    )
-    with torch.device("meta"):
-        small = WhisperForConditionalGeneration(config)
-    assert 8e9 < training_bytes(small, 16, "bf16") < 24e9

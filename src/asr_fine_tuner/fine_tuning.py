@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback, TrainerState, WhisperForConditionalGeneration
+from transformers import TrainerCallback, TrainerState
 
 from asr_fine_tuner.artifact import SPLITS
 from asr_fine_tuner.base_model import load_base_model, set_spec_augment
-from asr_fine_tuner.batches import BatchSizes, steps_in_epoch
 from asr_fine_tuner.checkpoints import SEAL_NAME, refuse_unseen, step_of
 from asr_fine_tuner.compilation import check_can_compile, compile_encoder
 from asr_fine_tuner.errors import PermanentError
@@ -25,18 +22,18 @@ from asr_fine_tuner.finished_run import FinishedRun
 from asr_fine_tuner.labels import LabelEncoder
 from asr_fine_tuner.launch import Launch
 from asr_fine_tuner.lora import NoGradientOfTheInput, add_adapters, has_adapters, without_adapters
-from asr_fine_tuner.memory import free_memory
 from asr_fine_tuner.metrics import leading_metric
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.ranks import Ranks
 from asr_fine_tuner.reporting import ReportingCallback, log_rates, sample_predictions
 from asr_fine_tuner.results import TrainingResults
 from asr_fine_tuner.run_evaluations import RunEvaluations
-from asr_fine_tuner.run_folder import FittedBatch, RunFolder
+from asr_fine_tuner.run_folder import RunFolder
+from asr_fine_tuner.step_division import StepDivision
 from asr_fine_tuner.stop import raise_if_stopped
 from asr_fine_tuner.tracking import Tracker
 from asr_fine_tuner.trainer import WhisperTrainer
-from asr_fine_tuner.training_arguments import BUSY, DevicePlan, common_plan, plan_device, training_arguments
+from asr_fine_tuner.training_arguments import training_arguments
 from asr_fine_tuner.training_input import TrainingInput
 from asr_fine_tuner.windows import FRAMES_PER_POSITION, TrainingWindows, plan_windows
 
@@ -70,11 +67,6 @@ class FineTuning:
             check_can_compile()
         encoding = source.manifest.encoding
         self.run, self.source, self.tracker, self.ranks = run, source, tracker, ranks
-        self._effective_batch = effective_batch or (
-            parameters.train_batch_size * parameters.grad_accum_steps * ranks.size
-        )
-        self.parameters = parameters
-        self._fit(ranks.from_first(run.fitted))
         self.model_folder = model_folder
         self._watching = watching
         self.labels = LabelEncoder.from_folder(model_folder, encoding.language_token, encoding.task)
@@ -83,46 +75,22 @@ class FineTuning:
         self.clips = {split: source.clips(split) for split in SPLITS}
         self._evaluations = RunEvaluations(run, self.clips, parameters, ranks)
         source.refuse_replaced()
-        self.packer = plan_windows(
-            self.clips["train"], self.labels, source.manifest.model, parameters, self._effective_batch
+        effective_batch = effective_batch or parameters.train_batch_size * parameters.grad_accum_steps * ranks.size
+        self.packer = plan_windows(self.clips["train"], self.labels, source.manifest.model, parameters, effective_batch)
+        self._division = StepDivision(
+            parameters,
+            effective_batch,
+            self.packer,
+            ranks,
+            prompt_length=self.labels.prompt_length,
+            fitted=ranks.from_first(run.fitted),
         )
-        if ranks.size > 1 and self._windows_in_a_step < 2 * ranks.size:
-            logger.warning(
-                "a step has about %.1f windows, which do not keep %d processes busy: raise --train_batch_size",
-                self._windows_in_a_step,
-                ranks.size,
-            )
         self.trainer = self._build_trainer()
 
     @property
-    def _windows_in_a_step(self) -> float:
-        return len(self.packer.first_epoch) / steps_in_epoch(len(self.packer), self._effective_batch)
-
-    def _fit(self, fitted: FittedBatch | None) -> None:
-        """Take the effective batch in micro batches of the size that fitted the memory before, if there is one."""
-        parameters = self.parameters
-        share = math.ceil(self._effective_batch / self.ranks.size)
-        micro_batch = min(share, fitted.train_batch_size if fitted else parameters.train_batch_size)
-        update: dict[str, object] = {"train_batch_size": micro_batch}
-        if fitted is not None and fitted.gradient_checkpointing:
-            update["gradient_checkpointing"] = "on"
-        self.parameters = parameters.model_copy(update=update)
-
-    def _plan(self, model: WhisperForConditionalGeneration) -> None:
-        free, _ = free_memory()
-        if not torch.cuda.is_available():
-            free //= self.ranks.on_this_node
-        # About as many as a step has: it would not pay to keep room for more, or to checkpoint for them.
-        at_once = math.ceil(self._windows_in_a_step / self.ranks.size) + 1
-        asked = self.parameters.model_copy(update={"train_batch_size": min(self.parameters.train_batch_size, at_once)})
-        own = plan_device(asked, model, free, self.packer.most_labels + self.labels.prompt_length)
-        self.plan: DevicePlan = common_plan(self.ranks.gather(own))
-        self.sizes = BatchSizes(self._effective_batch, self.plan.micro_batch, self.ranks.size)
-        told = self.sizes
-        if told.micro == asked.train_batch_size:  # memory asked for no smaller ones
-            told = replace(told, micro=self.parameters.train_batch_size)
-        divided = {"train_batch_size": told.micro, "grad_accum_steps": told.accumulated}
-        self.parameters = self.parameters.model_copy(update=divided)
+    def parameters(self) -> TrainParameters:
+        """Those of this run, with what memory made of them."""
+        return self._division.parameters
 
     def _build_trainer(self) -> WhisperTrainer:
         """A trainer of the untouched base model."""
@@ -135,11 +103,11 @@ class FineTuning:
         set_spec_augment(model, on=parameters.spec_augment)
         if parameters.compile:
             compile_encoder(model)
-        self._plan(model)
+        self._division.plan(model)
         parameters = self.parameters
         return WhisperTrainer(
             model=model,
-            args=training_arguments(parameters, self.run.folder, self.plan, self.ranks.rank),
+            args=training_arguments(parameters, self.run.folder, self._division.device, self.ranks.rank),
             windows=TrainingWindows(
                 self.clips["train"],
                 self.labels,
@@ -151,7 +119,7 @@ class FineTuning:
             labels=self.labels,
             text_language=self.text_language,
             leading_metric=leading_metric(self.text_language),
-            batch_sizes=self.sizes,
+            batch_sizes=self._division.sizes,
             ranks=self.ranks,
             early_stopping_patience=parameters.early_stopping_patience,
             callbacks=[
@@ -176,13 +144,13 @@ class FineTuning:
             log_rates(f"base model on {self._evaluations.while_training}", base.metrics("eval"), "eval_")
             self.tracker.log({f"eval/{k.removeprefix('eval_')}": v for k, v in base.metrics("eval").items()}, 0)
         if ranks.size > 1:
-            told = self.sizes
+            told = self._division.sizes
             logger.info(
                 "%d clips to a step, by %d processes in micro batches of up to %d windows",
                 *(told.effective, told.processes, told.micro),
             )
         while not self._fits_memory(self._train_or_continue):
-            self._use_less_memory()
+            self._divide_further()
         with ranks.together():
             raise_if_stopped(f"step {self.trainer.state.global_step} is saved")
         ranks.from_first(lambda: run.keep_state(self.trainer.state))
@@ -197,35 +165,9 @@ class FineTuning:
             return False
         return True
 
-    def _use_less_memory(self) -> None:
-        """Smaller micro batches, and more of them to a step; gradient checkpointing, where that was left to us, before
-        the device has too little to do.
-
-        The effective batch, and what is learned, stay the same.
-
-        Raises:
-            PermanentError: a micro batch is one clip already.
-        """
-        parameters = self.parameters
-        # None where already the optimizer's state found no room.
-        tried = max(self.ranks.gather(self.trainer.most_windows_at_once)) or self.sizes.micro
-        micro_batch = min(self.sizes.micro, tried)
-        checkpointing = self.plan.gradient_checkpointing
-        if not checkpointing and parameters.gradient_checkpointing == "auto" and micro_batch <= BUSY:
-            checkpointing = True
-            logger.warning("out of memory: gradient checkpointing is on from here on")
-        elif micro_batch == 1:
-            raise PermanentError(
-                given=f"training is out of memory on {self.plan.device} with one window in a micro batch",
-                expected="a device that holds the model, its gradients and Adam's two moments",
-                action="try --gradient_checkpointing on, --freeze_encoder true, --lora_rank 32 or a smaller model",
-            )
-        else:
-            micro_batch = math.ceil(micro_batch / 2)
-            logger.warning("out of memory: %d windows in a micro batch from here on, and more of them", micro_batch)
-        fitted = FittedBatch(micro_batch, checkpointing)
+    def _divide_further(self) -> None:
+        fitted = self._division.divide_further(self.trainer.most_windows_at_once)
         self.ranks.from_first(lambda: self.run.keep_fitted(fitted))
-        self._fit(fitted)
         del self.trainer
         gc.collect()
         torch.cuda.empty_cache()
@@ -274,8 +216,8 @@ class FineTuning:
         base_while_training = self._base_on(evaluations.while_training)
         finished = FinishedRun(
             parameters=self.parameters,
-            sizes=self.sizes,
-            plan=self.plan,
+            sizes=self._division.sizes,
+            plan=self._division.device,
             optimizer=str(trainer.args.optim.value),
             artifact=self.source.manifest,
             clips=self.clips,

@@ -16,6 +16,7 @@ from asr_fine_tuner.batches import BatchSizes
 from asr_fine_tuner.checkpoint_files import ADAPTER_FOLDER, CURVES_NAME, RESULTS_NAME
 from asr_fine_tuner.checkpoints import sealed, step_of
 from asr_fine_tuner.curves import draw_training_curves
+from asr_fine_tuner.device_plan import DevicePlan
 from asr_fine_tuner.disk import bytes_below
 from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.labels import LabelEncoder
@@ -26,7 +27,6 @@ from asr_fine_tuner.model_folder import save_model, write_predictions
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.results import Source, SplitData, SplitScores, TrainingResults, write_results
 from asr_fine_tuner.throughput import Throughput
-from asr_fine_tuner.training_arguments import DevicePlan
 
 _VERSIONS = ("asr-fine-tuner", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "jiwer")
 # Shown in the model card. Where and what to publish, and where files lie, is nobody else's business.

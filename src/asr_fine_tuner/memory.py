@@ -9,11 +9,11 @@ import psutil
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from asr_fine_tuner.device_plan import DevicePlan, plan_device, training_footprint
 from asr_fine_tuner.disk import readable_size
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.lora import add_adapters
 from asr_fine_tuner.parameters import TrainParameters
-from asr_fine_tuner.training_arguments import DevicePlan, plan_device, training_footprint
 
 # What a container may use, and what it does use: control groups version 2, then version 1.
 _CONTROL_GROUPS = (
