@@ -23,8 +23,9 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """Of each split of the Italian dataset."""
+    """Of each split of the Italian dataset. anywhere: those of training are anywhere in a window, after silence."""
 
     train: int = 2000
-    validation: int = 96
-    test: int = 300
+    validation: int = 200
+    test: int = 1000
+    anywhere: bool = False

@@ -3,16 +3,18 @@
 The demo's sentences fill its window of four seconds one by one. These are said by the same voices at the same public
 office, only shorter: as many of them to a window as there are sentences in Whisper's thirty seconds.
 
-As a child process: `python -m benchmarks.phrases FOLDER TRAIN VALIDATION TEST` writes an Italian dataset, in the Hub's
-layout, with so many clips. It needs espeak-ng.
+As a child process: `python -m benchmarks.phrases FOLDER CLIPS` writes an Italian dataset, in the Hub's layout, where
+CLIPS is a `Clips` as JSON. It needs espeak-ng.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from italian import (
@@ -31,6 +33,8 @@ from spanish import FUNCTION_WORDS, WORDS, invented_word
 from speech import SAMPLING_RATE, Speaker, encode_opus, speak
 from speech_dataset import FEATURES
 from voices import TEST, TRAIN, VALIDATION
+
+from benchmarks.phrase_recipe import WINDOW_SECONDS, Clips
 
 SHORTEST, LONGEST = 0.5, 1.8  # seconds
 
@@ -84,9 +88,13 @@ def spanish_phrase(rng: random.Random) -> str:
     return f"¿{phrase}?" if rng.random() < 0.12 else f"{phrase}."
 
 
-def record_split(name: str, speakers: tuple[Speaker, ...], count: int) -> pa.Table:
-    """`count` clips in which the speakers take turns."""
+def record_split(name: str, speakers: tuple[Speaker, ...], count: int, *, anywhere: bool = False) -> pa.Table:
+    """`count` clips in which the speakers take turns. anywhere: after silence, so that they end anywhere in a window.
+
+    What is said, and how, is the same with silence and without.
+    """
     rng = random.Random(name)  # noqa: S311
+    place = random.Random(f"{name}, anywhere")  # noqa: S311
     rows: list[dict[str, object]] = []
     while len(rows) < count:
         speaker = speakers[len(rows) % len(speakers)]
@@ -94,18 +102,22 @@ def record_split(name: str, speakers: tuple[Speaker, ...], count: int) -> pa.Tab
         samples = speak(phrase, "it", speaker, rng)
         if SHORTEST <= len(samples) / SAMPLING_RATE <= LONGEST:
             clip = f"{name}-{len(rows):04d}"
+            if anywhere:
+                silence = place.randint(0, WINDOW_SECONDS * SAMPLING_RATE - len(samples))
+                samples = np.concatenate([np.zeros(silence, np.float32), samples])
             audio = {"bytes": encode_opus(samples), "path": f"{clip}.opus"}
             rows.append({"id": clip, "audio": audio, "sentence": phrase, "speaker_id": speaker.name})
     return pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
 
 
-def main(folder: Path, train: int, validation: int, test: int) -> None:
+def main(folder: Path, clips: Clips) -> None:
     (folder / "it").mkdir(parents=True)
-    splits = (("train", TRAIN, train), ("validation", VALIDATION, validation), ("test", TEST, test))
+    splits = (("train", TRAIN, clips.train), ("validation", VALIDATION, clips.validation), ("test", TEST, clips.test))
     for name, speakers, count in splits:
-        pq.write_table(record_split(name, speakers, count), folder / "it" / f"{name}-00000-of-00001.parquet")
+        table = record_split(name, speakers, count, anywhere=clips.anywhere and name == "train")
+        pq.write_table(table, folder / "it" / f"{name}-00000-of-00001.parquet")
     print("{}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    main(Path(sys.argv[1]), Clips(**json.loads(sys.argv[2])))

@@ -2,14 +2,17 @@
 
 The train job fine-tunes a small Whisper, which has learnt Spanish, on Italian phrases in the demo's voices: packed and
 not, for the same number of steps and with as many clips to a step, so that both have heard the same audio, once with
-each seed. Compared are normalised word error rates of voices that were never heard: of single clips, and of long
-recordings with timestamps and without (see `long_recordings`), with 95 % confidence intervals by bootstrap over seeds
-and recordings.
+each seed. Compared are normalised word error rates of voices that were never heard: of single clips, of some of them
+after half a second of silence, and of long recordings with timestamps and without (see `recordings`), with 95 %
+confidence intervals by bootstrap over seeds and recordings.
+
+Packing does two things: several clips are in a window, and most of them do not begin where it begins. With
+`--anywhere` a third training does the second alone: not packed, each clip somewhere in its window, after silence.
 
 Data and base model are made by `phrases` and `phrase_model`, once, which needs espeak-ng, and kept under
 `build/quality`. The table is printed and written to `build/quality.md`; the last line is one JSON object.
 
-    python -m benchmarks.quality                                   # three seeds, half an hour on two cores
+    python -m benchmarks.quality                                   # three seeds, an hour on two cores
     python -m benchmarks.quality --packed_timestamps never         # with other settings of packing
 """
 
@@ -23,7 +26,7 @@ import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +55,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """steps: of fine-tuning. orders: in which `long_clips` of each test speaker make a long recording.
+    """steps: of fine-tuning. orders: in which `long_clips` of each test speaker make a long recording. late_clips: test
+    clips that are transcribed after silence, too.
 
-    at_once: jobs, each with one core. packed: parameters of the train job for the packed runs, beside its defaults.
+    at_once: jobs, each with one core. anywhere: train on clips somewhere in their windows, too. packed: parameters of
+    the train job for the packed runs, beside its defaults.
     """
 
     recipe: Recipe
@@ -63,7 +68,9 @@ class Options:
     seeds: int = 3
     orders: int = 2
     long_clips: int = 60
+    late_clips: int = 200
     at_once: int = 2
+    anywhere: bool = False
     packed: tuple[tuple[str, object], ...] = ()
 
 
@@ -75,6 +82,7 @@ QUICK = Options(
     seeds=1,
     orders=1,
     long_clips=5,
+    late_clips=2,
 )
 
 
@@ -82,12 +90,14 @@ QUICK = Options(
 class Run:
     """Word errors of one fine-tuning.
 
-    clips, with_timestamps, without: errors of each test clip, and of each long recording with timestamps and without.
-    clip_words, long_words: in the references of these. seconds: in training steps.
+    clips, late: errors of each test clip, and of each one that is heard after silence. with_timestamps, without: of
+    each long recording. clip_words, late_words, long_words: in the references of these. seconds: in training steps.
     """
 
     clips: list[int]
     clip_words: list[int]
+    late: list[int]
+    late_words: list[int]
     with_timestamps: list[int]
     without: list[int]
     long_words: list[int]
@@ -109,33 +119,40 @@ def kept(module: str, folder: Path, *given: object, name: str) -> Path:
     return made
 
 
-def fine_tune(
-    base: Path, dataset: Path, packing: Mapping[str, object], seed: int, options: Options, folder: Path
-) -> Run:
+@dataclass(frozen=True, slots=True)
+class Way:
+    """To train. given: parameters of the train job."""
+
+    name: str
+    dataset: Path
+    given: Mapping[str, object]
+
+
+def fine_tune(base: Path, way: Way, seed: int, options: Options, folder: Path) -> Run:
     """Train and transcribe; what was trained is left in a folder, from which no other run continues."""
-    name = "-".join(["seed", str(seed), *(f"{key}-{value}" for key, value in packing.items())])
+    name = f"{way.name}-seed-{seed}"
     output = folder / "runs" / name
     shutil.rmtree(output, ignore_errors=True)
-    given = {"model_id": base, "artifact_name": base.name, "output_dir": output, "seed": seed, **_TRAIN, **packing}
+    given = {"model_id": base, "artifact_name": _artifact(base, way.dataset), "output_dir": output, "seed": seed}
+    given |= {**_TRAIN, **way.given}
     given |= {"warmup_steps": min(30, options.steps // 2)}
     given |= dict.fromkeys(("max_steps", "eval_steps", "save_steps"), options.steps)
     run_child("jobs.train", *(f"--{key}={value}" for key, value in given.items()), folder=folder)
     model = output / "model"
     clips = [json.loads(line) for line in (model / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-    how = (WINDOW_SECONDS, options.orders, options.long_clips)
-    long = run_child("benchmarks.long_recordings", model, dataset, *how, folder=folder).result
+    how = (WINDOW_SECONDS, options.orders, options.long_clips, options.late_clips)
+    heard = run_child("benchmarks.recordings", model, way.dataset, *how, folder=folder).result
     run = Run(
         clips=[clip["errors"] for clip in clips],
         clip_words=[clip["words"] for clip in clips],
-        with_timestamps=long["with_timestamps"],
-        without=long["without"],
-        long_words=long["words"],
+        **heard,
         seconds=float(json.loads((model / "results.json").read_text(encoding="utf-8"))["train_runtime"]),
     )
     logger.info(
-        "%s: WER %.3f of clips, %.3f of long recordings with timestamps, %.3f without, %.0f s of training",
+        "%s: WER %.3f of clips, %.3f late, %.3f of long recordings with timestamps, %.3f without, %.0f s of training",
         name,
         sum(run.clips) / sum(run.clip_words),
+        sum(run.late) / sum(run.late_words),
         sum(run.with_timestamps) / sum(run.long_words),
         sum(run.without) / sum(run.long_words),
         run.seconds,
@@ -143,33 +160,40 @@ def fine_tune(
     return run
 
 
-def compared(unpacked: Sequence[Run], packed: Sequence[Run]) -> dict[str, Comparison]:
-    """Word error rates, unpacked first, by what was transcribed."""
+def _artifact(base: Path, dataset: Path) -> str:
+    return f"{base.name}-{dataset.name}"
+
+
+def compared(first: Sequence[Run], second: Sequence[Run]) -> dict[str, Comparison]:
+    """Word error rates of two ways to train, by what was transcribed."""
 
     def errors(runs: Sequence[Run], what: str) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         return np.array([getattr(run, what) for run in runs])
 
-    words = {"clips": "clip_words", "with_timestamps": "long_words", "without": "long_words"}
+    words = {"clips": "clip_words", "late": "late_words", "with_timestamps": "long_words", "without": "long_words"}
     return {
-        what: compare(errors(unpacked, what), errors(packed, what), errors(unpacked, of)[0])
-        for what, of in words.items()
+        what: compare(errors(first, what), errors(second, what), errors(first, of)[0]) for what, of in words.items()
     }
 
 
-def table(comparisons: Mapping[str, Comparison], seconds: tuple[float, float]) -> str:
+def table(comparisons: Mapping[str, Mapping[str, Comparison]], seconds: Mapping[str, float]) -> str:
+    """comparisons: of each way but the first with the first. seconds: of training in each way."""
     called = {
         "clips": "single clips",
+        "late": "single clips after 0.5 s of silence",
         "with_timestamps": "long recordings, with timestamps",
         "without": "long recordings, without timestamps",
     }
-    rows = ["| normalised WER, % | unpacked | packed | packed - unpacked |", "|---|---:|---:|---:|"]
-    rows += [
-        f"| {called[what]} | {_percent(rates.first)} | {_percent(rates.second)} | {_percent(rates.difference, '+')} |"
-        for what, rates in comparisons.items()
-    ]
-    unpacked, packed = seconds
-    rows.append(f"| training, s on one core | {unpacked:.0f} | {packed:.0f} | {packed / unpacked:.2f} times |")
-    return "\n".join(rows) + "\n"
+    first, *others = seconds
+    header = ["normalised WER, %", first, *(cell for way in others for cell in (way, f"{way} - {first}"))]
+    rows = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for what, name in called.items():
+        rates = [comparisons[way][what] for way in others]
+        cells = [cell for each in rates for cell in (_percent(each.second), _percent(each.difference, "+"))]
+        rows.append([name, _percent(rates[0].first), *cells])
+    times = [cell for way in others for cell in (f"{seconds[way]:.0f}", f"{seconds[way] / seconds[first]:.2f} times")]
+    rows.append(["training, s on one core", f"{seconds[first]:.0f}", *times])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _percent(interval: Interval, sign: str = "") -> str:
@@ -179,26 +203,36 @@ def _percent(interval: Interval, sign: str = "") -> str:
 def main(options: Options) -> None:
     folder = _BUILD / "quality"
     folder.mkdir(parents=True, exist_ok=True)
-    dataset = kept("benchmarks.phrases", folder, *astuple(options.clips), name="dataset")
     base = kept("benchmarks.phrase_model", folder, json.dumps(asdict(options.recipe)), name="base")
-    preprocess(dataset, base, folder, base.name)
-    ways: list[dict[str, object]] = [{"packing": "off"}, {"packing": "on", **dict(options.packed)}]
-    # By turns, so that both ways have the same machine.
+
+    def prepared(clips: Clips) -> Path:
+        dataset = kept("benchmarks.phrases", folder, json.dumps(asdict(clips)), name="dataset")
+        preprocess(dataset, base, folder, _artifact(base, dataset))
+        return dataset
+
+    dataset = prepared(options.clips)
+    ways = [
+        Way("unpacked", dataset, {"packing": "off"}),
+        Way("packed", dataset, {"packing": "on", **dict(options.packed)}),
+    ]
+    if options.anywhere:
+        ways.append(Way("anywhere", prepared(replace(options.clips, anywhere=True)), {"packing": "off"}))
+    # By turns, so that all have the same machine.
     with ThreadPoolExecutor(options.at_once) as pool:
         runs = list(
             pool.map(
-                lambda job: fine_tune(base, dataset, job[0], job[1], options, folder),
+                lambda job: fine_tune(base, job[0], job[1], options, folder),
                 [(way, seed) for seed in range(1, options.seeds + 1) for way in ways],
             )
         )
-    unpacked, packed = runs[::2], runs[1::2]
-    comparisons = compared(unpacked, packed)
-    mean_seconds = statistics.mean(run.seconds for run in unpacked), statistics.mean(run.seconds for run in packed)
-    text = table(comparisons, mean_seconds)
+    of_way = {way.name: runs[number :: len(ways)] for number, way in enumerate(ways)}
+    comparisons = {way.name: compared(of_way["unpacked"], of_way[way.name]) for way in ways[1:]}
+    seconds = {name: statistics.mean(run.seconds for run in runs) for name, runs in of_way.items()}
+    text = table(comparisons, seconds)
     (_BUILD / "quality.md").write_text(text, encoding="utf-8")
     print(text)
-    figures = {what: asdict(rates) for what, rates in comparisons.items()}
-    print(json.dumps({**figures, "training_seconds": mean_seconds, "seeds": options.seeds, "steps": options.steps}))
+    figures = {way: {what: asdict(rates) for what, rates in each.items()} for way, each in comparisons.items()}
+    print(json.dumps({**figures, "training_seconds": seconds, "seeds": options.seeds, "steps": options.steps}))
 
 
 def parse() -> Options:
@@ -210,16 +244,17 @@ def parse() -> Options:
     parser.add_argument("--steps", type=int, default=FULL.steps, help="of fine-tuning")
     parser.add_argument("--seeds", type=int, default=FULL.seeds)
     parser.add_argument("--at_once", type=int, default=FULL.at_once, help="jobs, each with one core")
+    parser.add_argument("--anywhere", action="store_true", help="train unpacked on clips after silence, too")
     parser.add_argument("--single_clip_share", type=float, help="of the packed runs; the default when not given")
     parser.add_argument("--packed_timestamps", choices=("mixed", "always", "never"), help="likewise")
     parser.add_argument("--quick", action="store_true", help="a few steps: shows that it runs, and learns nothing")
     given = vars(parser.parse_args())
     if shutil.which("espeak-ng") is None:
         parser.error("espeak-ng is not installed: apt-get install espeak-ng")
+    quick = given.pop("quick")
     packed = {key: given.pop(key) for key in ("single_clip_share", "packed_timestamps")}
-    if given.pop("quick"):
-        return QUICK
-    return replace(FULL, **given, packed=tuple((key, value) for key, value in packed.items() if value is not None))
+    full = replace(FULL, **given, packed=tuple((key, value) for key, value in packed.items() if value is not None))
+    return replace(QUICK, anywhere=full.anywhere, packed=full.packed) if quick else full
 
 
 if __name__ == "__main__":
