@@ -48,6 +48,14 @@ _TRAIN: Mapping[str, object] = {
     "evaluate_base": "false",
 }
 
+# Word errors of a `Run`: its words, and what they are called in the table.
+_HEARD: Mapping[str, tuple[str, str]] = {
+    "clips": ("clip_words", "single clips"),
+    "late": ("late_words", "single clips after 0.5 s of silence"),
+    "with_timestamps": ("long_words", "long recordings, with timestamps"),
+    "without": ("long_words", "long recordings, without timestamps"),
+}
+# What data and base model are made by.
 _PROGRAM = ("phrases.py", "phrase_model.py", "phrase_recipe.py")
 
 logger = logging.getLogger(__name__)
@@ -148,15 +156,10 @@ def fine_tune(base: Path, way: Way, seed: int, options: Options, folder: Path) -
         **heard,
         seconds=float(json.loads((model / "results.json").read_text(encoding="utf-8"))["train_runtime"]),
     )
-    logger.info(
-        "%s: WER %.3f of clips, %.3f late, %.3f of long recordings with timestamps, %.3f without, %.0f s of training",
-        name,
-        sum(run.clips) / sum(run.clip_words),
-        sum(run.late) / sum(run.late_words),
-        sum(run.with_timestamps) / sum(run.long_words),
-        sum(run.without) / sum(run.long_words),
-        run.seconds,
+    rates = (
+        f"{sum(getattr(run, what)) / sum(getattr(run, words)):.3f} of {said}" for what, (words, said) in _HEARD.items()
     )
+    logger.info("%s: WER %s; %.0f s of training", name, ", ".join(rates), run.seconds)
     return run
 
 
@@ -170,24 +173,18 @@ def compared(first: Sequence[Run], second: Sequence[Run]) -> dict[str, Compariso
     def errors(runs: Sequence[Run], what: str) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         return np.array([getattr(run, what) for run in runs])
 
-    words = {"clips": "clip_words", "late": "late_words", "with_timestamps": "long_words", "without": "long_words"}
     return {
-        what: compare(errors(first, what), errors(second, what), errors(first, of)[0]) for what, of in words.items()
+        what: compare(errors(first, what), errors(second, what), errors(first, words)[0])
+        for what, (words, _) in _HEARD.items()
     }
 
 
 def table(comparisons: Mapping[str, Mapping[str, Comparison]], seconds: Mapping[str, float]) -> str:
     """comparisons: of each way but the first with the first. seconds: of training in each way."""
-    called = {
-        "clips": "single clips",
-        "late": "single clips after 0.5 s of silence",
-        "with_timestamps": "long recordings, with timestamps",
-        "without": "long recordings, without timestamps",
-    }
     first, *others = seconds
     header = ["normalised WER, %", first, *(cell for way in others for cell in (way, f"{way} - {first}"))]
     rows = [header, ["---", *["---:"] * (len(header) - 1)]]
-    for what, name in called.items():
+    for what, (_, name) in _HEARD.items():
         rates = [comparisons[way][what] for way in others]
         cells = [cell for each in rates for cell in (_percent(each.second), _percent(each.difference, "+"))]
         rows.append([name, _percent(rates[0].first), *cells])
