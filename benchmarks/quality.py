@@ -13,6 +13,7 @@ Data and base model are made by `phrases` and `phrase_model`, once, which needs 
 `build/quality`. The table is printed and written to `build/quality.md`; the last line is one JSON object.
 
     python -m benchmarks.quality                                   # three seeds, an hour on two cores
+    python -m benchmarks.quality --steps 600 --anywhere            # in the middle of learning
     python -m benchmarks.quality --packed_timestamps never         # with other settings of packing
 """
 
@@ -72,7 +73,7 @@ class Options:
 
     recipe: Recipe
     clips: Clips
-    steps: int = 600
+    steps: int = 2400
     seeds: int = 3
     orders: int = 2
     long_clips: int = 60

@@ -135,7 +135,12 @@ def test_the_parameters_decide_what_windows_hold(packed: TrainParameters) -> Non
     assert all(len(window.clips) == 1 for window in windows(single_clip_share=1.0))
     assert {window.timestamps for window in windows(packed_timestamps="always")} == {True}
     assert {window.timestamps for window in windows(packed_timestamps="never")} == {False}
-    assert {window.timestamps for window in windows()} == {True, False}
+
+
+def test_mixed_timestamps_are_in_a_quarter_of_the_windows(packed: TrainParameters) -> None:
+    packer = fine_tuning_of(changed(packed, packing="on")).packer
+    drawn = [window.timestamps for epoch in range(300) for window in packer.windows(epoch)]
+    assert np.mean(drawn) == pytest.approx(0.25, abs=0.05)
 
 
 def test_no_window_holds_more_clips_than_a_step(packed: TrainParameters) -> None:

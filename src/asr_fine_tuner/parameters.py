@@ -186,7 +186,7 @@ class TrainParameters(JobParameters):
         0.05,
     )
     packed_timestamps: Timestamps = _parameter(
-        "with packing, train to tell when each clip begins and ends: in half of the windows, always or never",
+        "with packing, train to tell when each clip begins and ends: in a quarter of the windows, always or never",
         default="mixed",
     )
     eval_batch_size: PositiveInt = _parameter("clips transcribed at once in evaluation", "clips", 8)

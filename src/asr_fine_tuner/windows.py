@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 FRAMES_PER_POSITION = 2  # the encoder's second convolution halves the frame rate
 # From so many clips to a window on, packing is worth its other batches.
 _WORTH_PACKING = 1.5
-_TIMESTAMPED = {"mixed": 0.5, "always": 1.0, "never": 0.0}
+_TIMESTAMPED = {"mixed": 0.25, "always": 1.0, "never": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
