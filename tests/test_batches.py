@@ -167,6 +167,18 @@ def test_each_epoch_has_an_order_of_its_own() -> None:
     assert orders[0] == orders[2] != orders[1]
 
 
+def test_windows_of_one_clip_come_throughout_an_epoch() -> None:
+    """Windows of six or seven clips, two or three to a step, and single ones to fill up."""
+    n_clips, parts = 12_000, 5
+    positions = np.random.default_rng(0).integers(150, 300, n_clips)
+    lengths = ClipLengths(positions, np.ones(n_clips, np.int64), np.zeros(n_clips, np.int32))
+    rules = PackingRules(positions=1500, labels=444, clips=16, single_share=0.05, timestamped_share=0.25)
+    steps = list(TrainingSteps(Packer(lengths, rules, seed=7), BatchSizes(16, 16)))
+    single = [sum(len(window.clips) == 1 for window in step) for step in steps]
+    of_part = [sum(part) / sum(single) for part in np.array_split(single, parts)]
+    assert of_part == pytest.approx([1 / parts] * parts, abs=0.06)
+
+
 @pytest.mark.parametrize(("sizes", "accumulated"), [((16, 4, 1), 4), ((16, 4, 2), 2), ((16, 4, 3), 2), ((4, 8, 8), 1)])
 def test_micro_batches_of_a_full_step(sizes: tuple[int, int, int], accumulated: int) -> None:
     assert BatchSizes(*sizes).accumulated == accumulated

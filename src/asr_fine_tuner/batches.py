@@ -122,15 +122,17 @@ class TrainingSteps(torch.utils.data.Sampler[list[Window]]):
         return steps_in_epoch(len(self._packer), self._sizes.effective)
 
     def __iter__(self) -> Iterator[list[Window]]:
-        for windows in dealt(self._packer.windows(self._epoch), len(self)):
+        chance = np.random.default_rng([self._packer.seed, self._epoch, len(self)])
+        for windows in dealt(self._packer.windows(self._epoch), len(self), chance):
             yield windows[self._rank :: self._sizes.processes]
 
 
-def dealt(windows: Sequence[Window], n_steps: int) -> list[list[Window]]:
+def dealt(windows: Sequence[Window], n_steps: int, chance: np.random.Generator) -> list[list[Window]]:
     """Windows among steps, so that each has about as many clips: the fullest first, to the step that has the fewest.
 
     A clip alone in its step would weigh as much as all those of another one. No step is left without a window where
-    there are as many windows as steps.
+    there are as many windows as steps. Which step comes when is left to chance: as they are dealt, the windows of one
+    clip would all be in steps that follow one another.
     """
     steps: list[list[Window]] = [[] for _ in range(n_steps)]
     fewest = [(0, number) for number in range(n_steps)]
@@ -138,7 +140,7 @@ def dealt(windows: Sequence[Window], n_steps: int) -> list[list[Window]]:
         n_clips, number = fewest[0]
         steps[number].append(window)
         heapq.heapreplace(fewest, (n_clips + len(window.clips), number))
-    return steps
+    return [steps[number] for number in chance.permutation(n_steps).tolist()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,8 +66,7 @@ class Packer:
     """
 
     def __init__(self, lengths: ClipLengths, rules: PackingRules, *, seed: int) -> None:
-        self.lengths, self.rules = lengths, rules
-        self._seed = seed
+        self.lengths, self.rules, self.seed = lengths, rules, seed
 
     def __len__(self) -> int:
         """Clips of the split."""
@@ -83,8 +82,8 @@ class Packer:
         return self.windows(epoch=0)
 
     def windows(self, epoch: int) -> list[Window]:
-        """All windows of an epoch in the order in which they are trained on; it follows from seed and epoch alone."""
-        chance = np.random.default_rng([self._seed, epoch])
+        """All windows of an epoch, in an order that is left to chance; all follows from seed and epoch alone."""
+        chance = np.random.default_rng([self.seed, epoch])
         order = chance.permutation(len(self))
         n_single = round(self.rules.single_share * len(self))
         fillings = self._alone(order[:n_single]) + self._together(order[n_single:], chance)
