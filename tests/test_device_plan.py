@@ -102,6 +102,27 @@ def test_memory_is_estimated_from_what_is_trained(model: WhisperForConditionalGe
     assert training_bytes(model, 16, "bf16") < needed
 
 
+def test_backward_needs_the_weights_in_16_bit_too(small: WhisperForConditionalGeneration) -> None:
+    def copies() -> float:
+        """What is neither an activation nor float32: the same for any number of windows, and not there in float32."""
+        half, full = (
+            2 * training_bytes(small, 1, precision) - training_bytes(small, 2, precision)
+            for precision in ("bf16", "fp32")
+        )
+        return half - full
+
+    weights = sum(weight.numel() for weight in small.parameters())
+    assert copies() == 2 * weights
+    for weight in small.get_encoder().parameters():
+        weight.requires_grad_(False)
+    decoder = sum(weight.numel() for weight in small.get_decoder().parameters())
+    try:
+        assert copies() == 2 * decoder
+    finally:
+        for weight in small.get_encoder().parameters():
+            weight.requires_grad_(True)
+
+
 def test_the_estimate_is_of_the_right_order_for_a_real_model(small: WhisperForConditionalGeneration) -> None:
     """Of whisper-small a batch of 16 in half precision fits a GPU of 24 GB and not one of 8 GB."""
     assert 8e9 < training_bytes(small, 16, "bf16") < 24e9

@@ -136,7 +136,8 @@ def training_bytes(
     config = model.config
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     frozen = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad)
-    encoder_trains = any(weight.requires_grad for weight in model.get_encoder().parameters())
+    of_encoder = list(model.get_encoder().parameters())
+    encoder_trains = any(weight.requires_grad for weight in of_encoder)
     encoder = config.encoder_layers * config.max_source_positions if encoder_trains else 0
     decoder = config.decoder_layers * n_labels
     positions = encoder + decoder
@@ -146,7 +147,10 @@ def training_bytes(
     activations = config.d_model * micro_batch * (inputs + _ACTIVATION_BYTES * width * in_full)
     # Logits in float32, their softmax and their gradient.
     logits = 3 * 4 * config.vocab_size * n_labels * micro_batch
-    return float(trainable * _STATE_BYTES_PER_PARAMETER + frozen * 4 + activations + logits)
+    # Autocast's copies in 16 bit of the weights that gradients pass, frozen ones too: backward needs them.
+    passed = trainable + frozen - (0 if encoder_trains else sum(weight.numel() for weight in of_encoder))
+    copies = 0 if precision == "fp32" else 2 * passed
+    return float(trainable * _STATE_BYTES_PER_PARAMETER + frozen * 4 + copies + activations + logits)
 
 
 def training_footprint(
