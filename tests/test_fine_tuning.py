@@ -153,10 +153,11 @@ def test_a_base_model_that_masks_does_so_only_when_asked_for(
         assert torch.equal(shown, collated)
 
 
-def test_masking_is_not_in_the_finished_model(parameters: TrainParameters, tiny_model: Path) -> None:
+def test_what_is_for_training_alone_is_not_in_the_finished_model(parameters: TrainParameters, tiny_model: Path) -> None:
     result = train(changed(parameters, spec_augment=True, max_steps=1))
     base, tuned = WhisperConfig.from_pretrained(tiny_model), WhisperConfig.from_pretrained(result.model_dir)
     assert tuned.apply_spec_augment is False
+    assert tuned.use_cache is True
     for name in ("mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length"):
         assert getattr(tuned, name) == getattr(base, name)
 

@@ -12,9 +12,12 @@ from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.manifest import Manifest
 
 # SpecAugment over real frames: each frame begins a mask of 10 frames (0.1 s) with a chance such that about 5 % of the
-# time is masked, and likewise for mel bins. The first pair is Whisper's own default in transformers.
+# time is masked, and likewise for mel bins. The first pair is Whisper's own default in transformers, which has at least
+# two masks of time in a clip: more than 5 % where it is shorter than 4 s.
 _MASKED_TIME, _MASKED_MELS, _MASK_LENGTH = 0.05, 0.05, 10
-_OF_SPEC_AUGMENT = (
+# Of the configuration: set for training alone.
+_OF_TRAINING = (
+    "use_cache",
     "apply_spec_augment",
     "mask_time_prob",
     "mask_time_length",
@@ -62,7 +65,7 @@ def set_spec_augment(model: WhisperForConditionalGeneration, *, on: bool) -> Non
         )
 
 
-def restore_spec_augment(model: WhisperForConditionalGeneration, base: Path) -> None:
-    """Masking is for training only: whoever trains the finished model further decides anew, as with the base model."""
+def restore_config(model: WhisperForConditionalGeneration, base: Path) -> None:
+    """As the base model has it: masking is for training only, and so is doing without the decoder's cache."""
     config = WhisperConfig.from_pretrained(base, local_files_only=True)
-    model.config.update({name: getattr(config, name) for name in _OF_SPEC_AUGMENT})
+    model.config.update({name: getattr(config, name) for name in _OF_TRAINING})

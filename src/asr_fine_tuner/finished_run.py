@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import TrainerState, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from asr_fine_tuner.artifact import ArtifactSplit
-from asr_fine_tuner.base_model import load_base_model, restore_spec_augment
+from asr_fine_tuner.base_model import load_base_model, restore_config
 from asr_fine_tuner.batches import BatchSizes
 from asr_fine_tuner.checkpoint_files import ADAPTER_FOLDER, CURVES_NAME, RESULTS_NAME
 from asr_fine_tuner.checkpoints import sealed, step_of
@@ -130,7 +130,7 @@ class FinishedRun:
         base_test, base = self.base["test"], self.base_while_training
         clips, transcripts = self.clips["test"], self.tuned["test"].predictions
         model = self._best_model()
-        restore_spec_augment(model, self.base_model)
+        restore_config(model, self.base_model)
         with sealed(target, model.get_memory_footprint() + bytes_below(self.best)) as folder:
             if self.parameters.lora_rank is not None:
                 revision = results.model.revision if results.model.on_hub else None
