@@ -42,7 +42,6 @@ _BUILD = _ROOT / "build"
 # As in demo/run.py; evaluated at the last step alone, whose weights are compared.
 _TRAIN: Mapping[str, object] = {
     "learning_rate": 1.5e-3,
-    "warmup_steps": 30,
     "train_batch_size": 16,
     "eval_batch_size": 48,
     "max_sequence_length": 64,
