@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from test_run_size import whisper
+from transformers import WhisperForConditionalGeneration
 
 from asr_fine_tuner import PermanentError, TrainParameters
 from asr_fine_tuner.device_plan import (
@@ -28,20 +29,10 @@ def model(tiny_model: Path) -> WhisperForConditionalGeneration:
     return WhisperForConditionalGeneration.from_pretrained(tiny_model)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def small() -> WhisperForConditionalGeneration:
     """The shape of whisper-small, 242 million weights."""
-    config = WhisperConfig(
-        d_model=768,
-        encoder_layers=12,
-        decoder_layers=12,
-        encoder_ffn_dim=3072,
-        decoder_ffn_dim=3072,
-        encoder_attention_heads=12,
-        decoder_attention_heads=12,
-    )
-    with torch.device("meta"):
-        return WhisperForConditionalGeneration(config)
+    return whisper(768, 12, 12, 80)
 
 
 @on_a_processor
@@ -113,14 +104,8 @@ def test_backward_needs_the_weights_in_16_bit_too(small: WhisperForConditionalGe
 
     weights = sum(weight.numel() for weight in small.parameters())
     assert copies() == 2 * weights
-    for weight in small.get_encoder().parameters():
-        weight.requires_grad_(False)
-    decoder = sum(weight.numel() for weight in small.get_decoder().parameters())
-    try:
-        assert copies() == 2 * decoder
-    finally:
-        for weight in small.get_encoder().parameters():
-            weight.requires_grad_(True)
+    small.freeze_encoder()
+    assert copies() == 2 * sum(weight.numel() for weight in small.get_decoder().parameters())
 
 
 def test_the_estimate_is_of_the_right_order_for_a_real_model(small: WhisperForConditionalGeneration) -> None:

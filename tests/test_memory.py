@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_run_size import whisper
 from tiny_training import changed
-from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from asr_fine_tuner import memory
 from asr_fine_tuner.device_plan import training_bytes
@@ -61,8 +61,7 @@ def test_estimates_grow_with_the_batch_and_shrink_with_checkpointing(parameters:
 
 
 def test_checkpointing_pays_where_there_are_layers(parameters: TrainParameters) -> None:
-    with torch.device("meta"):
-        small = WhisperForConditionalGeneration(WhisperConfig(d_model=768, encoder_layers=12, decoder_layers=12))
+    small = whisper(768, 12, 12, 80)
     kept, recomputed = (training_bytes(small, 16, "bf16", checkpointing=on) for on in (False, True))
     assert 10 * GIGABYTE < kept < 20 * GIGABYTE
     assert recomputed < kept / 1.5
@@ -81,8 +80,7 @@ def test_what_cannot_fit_is_refused(parameters: TrainParameters, monkeypatch: py
     assert plan.training < free
     with pytest.raises(PermanentError, match="--eval_batch_size"):
         plan_memory(changed(parameters, eval_batch_size=100 * batch), model)
-    with torch.device("meta"):
-        small = WhisperForConditionalGeneration(WhisperConfig(d_model=768, encoder_layers=12, decoder_layers=12))
+    small = whisper(768, 12, 12, 80)
     single = changed(parameters, eval_batch_size=1)
     enough = evaluation_bytes(small, 1, parameters.max_sequence_length, "fp32")
     monkeypatch.setattr(memory, "free_memory", lambda: (int(enough), "a small machine"))
