@@ -6,21 +6,23 @@ each seed. Compared are normalised word error rates of voices that were never he
 after half a second of silence, and of long recordings with timestamps and without (see `recordings`), with 95 %
 confidence intervals by bootstrap over seeds and recordings.
 
+With `--model` a Whisper that others have trained learns instead, the demo's sentences, in its window of 30 s.
+
 Packing does two things: several clips are in a window, and most of them do not begin where it begins. With
 `--anywhere` a third training does the second alone: not packed, each clip somewhere in its window, after silence.
 
-Data and base model are made by `phrases` and `phrase_model`, once, which needs espeak-ng, and kept under
-`build/quality`. The table is printed and written to `build/quality.md`; the last line is one JSON object.
+Data and the small model are made once, which needs espeak-ng, and kept under `build/quality` (see `learners`). The
+table is printed and written to `build/quality.md`; the last line is one JSON object.
 
     python -m benchmarks.quality                                   # three seeds, an hour on two cores
     python -m benchmarks.quality --steps 600 --anywhere            # in the middle of learning
     python -m benchmarks.quality --packed_timestamps never         # with other settings of packing
+    python -m benchmarks.quality --model openai/whisper-base       # an hour on two cores with --precision bf16
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import shutil
@@ -34,19 +36,13 @@ import numpy as np
 
 from benchmarks.children import run_child
 from benchmarks.confidence import Comparison, Interval, compare
-from benchmarks.phrase_recipe import WINDOW_SECONDS, Clips, Recipe
-from benchmarks.prepared_clips import preprocess
+from benchmarks.learners import Learner, given_whisper, small_whisper
+from benchmarks.phrase_recipe import Clips, Recipe
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BUILD = _ROOT / "build"
-# As in demo/run.py; evaluated at the last step alone, whose weights are compared.
-_TRAIN: Mapping[str, object] = {
-    "learning_rate": 1.5e-3,
-    "train_batch_size": 16,
-    "eval_batch_size": 48,
-    "max_sequence_length": 64,
-    "evaluate_base": "false",
-}
+# Evaluated at the last step alone, whose weights are compared.
+_TRAIN: Mapping[str, object] = {"max_sequence_length": 64, "evaluate_base": "false"}
 
 # Word errors of a `Run`: its words, and what they are called in the table.
 _HEARD: Mapping[str, tuple[str, str]] = {
@@ -55,34 +51,35 @@ _HEARD: Mapping[str, tuple[str, str]] = {
     "with_timestamps": ("long_words", "long recordings, with timestamps"),
     "without": ("long_words", "long recordings, without timestamps"),
 }
-# What data and base model are made by.
-_PROGRAM = ("phrases.py", "phrase_model.py", "phrase_recipe.py")
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """steps: of fine-tuning. orders: in which `long_clips` of each test speaker make a long recording. late_clips: test
-    clips that are transcribed after silence, too.
+    """learner: a Whisper on the Hub or in a folder, or how a small one is made. steps: of fine-tuning. orders: in which
+    `long_clips` of each test speaker make a long recording. late_clips: test clips that are transcribed after silence,
+    too.
 
-    at_once: jobs, each with one core. anywhere: train on clips somewhere in their windows, too. packed: parameters of
-    the train job for the packed runs, beside its defaults.
+    at_once: jobs, each with one core. anywhere: train on clips somewhere in their windows, too. given, packed:
+    parameters of the train job, and those for the packed runs, beside its defaults.
     """
 
-    recipe: Recipe
+    learner: Recipe | str
     clips: Clips
-    steps: int = 2400
+    steps: int
     seeds: int = 3
     orders: int = 2
     long_clips: int = 60
     late_clips: int = 200
     at_once: int = 2
     anywhere: bool = False
+    given: tuple[tuple[str, object], ...] = ()
     packed: tuple[tuple[str, object], ...] = ()
 
 
-FULL = Options(Recipe(), Clips())
+SMALL = Options(Recipe(), Clips(), steps=2400)
+WHISPER = Options("", Clips(train=560, validation=48, test=200), steps=40, long_clips=30, late_clips=50)
 QUICK = Options(
     Recipe(speakers=2, phrases=6, steps=2, batch_size=2),
     Clips(train=32, validation=4, test=20),
@@ -112,21 +109,6 @@ class Run:
     seconds: float
 
 
-def kept(module: str, folder: Path, *given: object, name: str) -> Path:
-    """What a child process of `module` writes to a folder, which is kept as long as programs and arguments do not
-    change."""
-    program = b"".join(Path(__file__).with_name(file).read_bytes() for file in _PROGRAM)
-    digest = hashlib.sha256(program + repr(given).encode()).hexdigest()[:12]
-    made = folder / f"{name}-{digest}"
-    if not made.exists():
-        logger.info("making %s", made)
-        staging = folder / f"making-{name}-{digest}"
-        shutil.rmtree(staging, ignore_errors=True)
-        run_child(module, staging, *given, folder=folder)
-        staging.rename(made)
-    return made
-
-
 @dataclass(frozen=True, slots=True)
 class Way:
     """To train. given: parameters of the train job."""
@@ -136,19 +118,20 @@ class Way:
     given: Mapping[str, object]
 
 
-def fine_tune(base: Path, way: Way, seed: int, options: Options, folder: Path) -> Run:
+def fine_tune(learner: Learner, way: Way, seed: int, options: Options, folder: Path) -> Run:
     """Train and transcribe; what was trained is left in a folder, from which no other run continues."""
     name = f"{way.name}-seed-{seed}"
     output = folder / "runs" / name
     shutil.rmtree(output, ignore_errors=True)
-    given = {"model_id": base, "artifact_name": _artifact(base, way.dataset), "output_dir": output, "seed": seed}
-    given |= {**_TRAIN, **way.given}
+    artifact_name = learner.artifact_name(way.dataset)
+    given = {"model_id": learner.base, "artifact_name": artifact_name, "output_dir": output, "seed": seed}
+    given |= {**_TRAIN, **learner.given, **dict(options.given), **way.given}
     given |= {"warmup_steps": min(30, options.steps // 2)}
     given |= dict.fromkeys(("max_steps", "eval_steps", "save_steps"), options.steps)
     run_child("jobs.train", *(f"--{key}={value}" for key, value in given.items()), folder=folder)
     model = output / "model"
     clips = [json.loads(line) for line in (model / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-    how = (WINDOW_SECONDS, options.orders, options.long_clips, options.late_clips)
+    how = (learner.window_seconds, options.orders, options.long_clips, options.late_clips)
     heard = run_child("benchmarks.recordings", model, way.dataset, *how, folder=folder).result
     run = Run(
         clips=[clip["errors"] for clip in clips],
@@ -161,10 +144,6 @@ def fine_tune(base: Path, way: Way, seed: int, options: Options, folder: Path) -
     )
     logger.info("%s: WER %s; %.0f s of training", name, ", ".join(rates), run.seconds)
     return run
-
-
-def _artifact(base: Path, dataset: Path) -> str:
-    return f"{base.name}-{dataset.name}"
 
 
 def compared(first: Sequence[Run], second: Sequence[Run]) -> dict[str, Comparison]:
@@ -200,25 +179,21 @@ def _percent(interval: Interval, sign: str = "") -> str:
 def main(options: Options) -> None:
     folder = _BUILD / "quality"
     folder.mkdir(parents=True, exist_ok=True)
-    base = kept("benchmarks.phrase_model", folder, json.dumps(asdict(options.recipe)), name="base")
-
-    def prepared(clips: Clips) -> Path:
-        dataset = kept("benchmarks.phrases", folder, json.dumps(asdict(clips)), name="dataset")
-        preprocess(dataset, base, folder, _artifact(base, dataset))
-        return dataset
-
-    dataset = prepared(options.clips)
+    learner = (
+        given_whisper(options.learner) if isinstance(options.learner, str) else small_whisper(options.learner, folder)
+    )
+    dataset = learner.dataset(options.clips, folder)
     ways = [
         Way("unpacked", dataset, {"packing": "off"}),
         Way("packed", dataset, {"packing": "on", **dict(options.packed)}),
     ]
     if options.anywhere:
-        ways.append(Way("anywhere", prepared(replace(options.clips, anywhere=True)), {"packing": "off"}))
+        ways.append(Way("anywhere", learner.dataset(replace(options.clips, anywhere=True), folder), {"packing": "off"}))
     # By turns, so that all have the same machine.
     with ThreadPoolExecutor(options.at_once) as pool:
         runs = list(
             pool.map(
-                lambda job: fine_tune(base, job[0], job[1], options, folder),
+                lambda job: fine_tune(learner, job[0], job[1], options, folder),
                 [(way, seed) for seed in range(1, options.seeds + 1) for way in ways],
             )
         )
@@ -235,23 +210,38 @@ def main(options: Options) -> None:
 def parse() -> Options:
     """
     Raises:
-        SystemExit: espeak-ng is not installed.
+        SystemExit: espeak-ng is not installed, or a parameter is wrong.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description="packed against unpacked")
-    parser.add_argument("--steps", type=int, default=FULL.steps, help="of fine-tuning")
-    parser.add_argument("--seeds", type=int, default=FULL.seeds)
-    parser.add_argument("--at_once", type=int, default=FULL.at_once, help="jobs, each with one core")
+    parser.add_argument("--model", help="fine-tune this Whisper, on the Hub or in a folder, instead of a small one")
+    parser.add_argument("--steps", type=int, help=f"of fine-tuning [{SMALL.steps}; with --model {WHISPER.steps}]")
+    parser.add_argument("--seeds", type=int, help=f"[{SMALL.seeds}]")
+    parser.add_argument("--at_once", type=int, help=f"jobs, each with one core [{SMALL.at_once}]")
     parser.add_argument("--anywhere", action="store_true", help="train unpacked on clips after silence, too")
-    parser.add_argument("--single_clip_share", type=float, help="of the packed runs; the default when not given")
-    parser.add_argument("--packed_timestamps", choices=("mixed", "always", "never"), help="likewise")
+    parser.add_argument("--train_batch_size", type=int, help="of the train job, like what follows; its default or ours")
+    parser.add_argument("--learning_rate", type=float)
+    parser.add_argument("--precision", choices=("bf16", "fp16", "fp32"))
+    parser.add_argument("--single_clip_share", type=float, help="of the packed runs")
+    parser.add_argument("--packed_timestamps", choices=("mixed", "always", "never"), help="of the packed runs")
     parser.add_argument("--quick", action="store_true", help="a few steps: shows that it runs, and learns nothing")
-    given = vars(parser.parse_args())
+    arguments = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     if shutil.which("espeak-ng") is None:
         parser.error("espeak-ng is not installed: apt-get install espeak-ng")
-    quick = given.pop("quick")
-    packed = {key: given.pop(key) for key in ("single_clip_share", "packed_timestamps")}
-    full = replace(FULL, **given, packed=tuple((key, value) for key, value in packed.items() if value is not None))
-    return replace(QUICK, anywhere=full.anywhere, packed=full.packed) if quick else full
+    if "model" in arguments and arguments["anywhere"]:
+        parser.error("--anywhere is for the small model, whose window is short")
+
+    def taken(*names: str) -> tuple[tuple[str, object], ...]:
+        return tuple((name, arguments.pop(name)) for name in names if name in arguments)
+
+    given = taken("train_batch_size", "learning_rate", "precision")
+    packed = taken("single_clip_share", "packed_timestamps")
+    quick = arguments.pop("quick")
+    options = replace(WHISPER, learner=arguments.pop("model")) if "model" in arguments else SMALL
+    options = replace(options, **arguments, given=given, packed=packed)
+    if not quick:
+        return options
+    learner = options.learner if isinstance(options.learner, str) else QUICK.learner
+    return replace(QUICK, learner=learner, anywhere=options.anywhere, given=given, packed=packed)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
     python -m benchmarks.recordings MODEL DATASET CHUNK_SECONDS ORDERS CLIPS LATE
 
-All is of the test speakers of a dataset of `phrases`. CLIPS test clips of a speaker follow one another with short
-pauses, in ORDERS different orders. They are transcribed as Whisper does it, one window after another, each beginning
-where the timestamps of the one before say that its last sentence ended (section 4.5 of arXiv 2212.04356); and without
-timestamps, in overlapping pieces of CHUNK_SECONDS, whose transcripts the pipeline of transformers joins. LATE test
-clips are transcribed alone, after half a second of silence.
+All is of the test speakers of a dataset of `phrases` or `sentences`. CLIPS test clips of a speaker follow one another
+with short pauses, in ORDERS different orders. They are transcribed as Whisper does it, one window after another, each
+beginning where the timestamps of the one before say that its last sentence ended (section 4.5 of arXiv 2212.04356); and
+without timestamps, in overlapping pieces of CHUNK_SECONDS, whose transcripts the pipeline of transformers joins. LATE
+test clips are transcribed alone, after half a second of silence.
 
 The result has the words of each recording, `long_words` and `late_words`, and word errors in the normal form that ours
 are counted in: `with_timestamps`, `without` and `late`, in the same order.
@@ -35,7 +35,8 @@ _TEST_SPLIT = Path("it", "test-00000-of-00001.parquet")
 _PAUSES = (0.0, 0.4)  # seconds between two clips, from and to
 _LATE = 0.5  # seconds
 _SAMPLING_RATE = 16_000
-_MOST_TOKENS = 200  # of a window; twice what is said in one
+# Of a second, of the small model, twice what is said in one; of a window, what Whisper's decoder has room for.
+_MOST_TOKENS_A_SECOND, _MOST_TOKENS = 50, 440
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class RecordingTranscriber:
         self._model = WhisperForConditionalGeneration.from_pretrained(folder)
         self._processor = WhisperProcessor.from_pretrained(folder)
         self._in_pieces = pipeline("automatic-speech-recognition", str(folder), chunk_length_s=chunk_seconds)
+        self._most_tokens = min(round(_MOST_TOKENS_A_SECOND * chunk_seconds), _MOST_TOKENS)
 
     def with_timestamps(self, recording: Recording) -> str:
         given = self._processor.feature_extractor(
@@ -93,12 +95,12 @@ class RecordingTranscriber:
             return_attention_mask=True,
             return_tensors="pt",
         )
-        ids = self._model.generate(**given, return_timestamps=True, max_new_tokens=_MOST_TOKENS)
+        ids = self._model.generate(**given, return_timestamps=True, max_new_tokens=self._most_tokens)
         return str(self._processor.tokenizer.decode(ids[0], skip_special_tokens=True))
 
     def without(self, recording: Recording) -> str:
         sound = {"raw": recording.samples, "sampling_rate": _SAMPLING_RATE}
-        return str(self._in_pieces(sound, generate_kwargs={"max_new_tokens": _MOST_TOKENS})["text"])
+        return str(self._in_pieces(sound, generate_kwargs={"max_new_tokens": self._most_tokens})["text"])
 
 
 def main(folder: Path, dataset: Path, chunk_seconds: float, orders: int, n_clips: int, n_late: int) -> None:
