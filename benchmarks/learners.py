@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from transformers import WhisperFeatureExtractor
 
 from benchmarks.children import run_child
 from benchmarks.phrase_recipe import WINDOW_SECONDS, Clips, Recipe
@@ -55,11 +56,12 @@ def small_whisper(recipe: Recipe, folder: Path) -> Learner:
 
 
 def given_whisper(model: str) -> Learner:
-    """A Whisper on the Hub, or in a folder, which learns the sentences of `sentences`."""
+    """A Whisper on the Hub or in a folder, which learns the sentences of `sentences`."""
     folder = Path(model)
     if not folder.is_dir():
         folder = Path(snapshot_download(model, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
-    return Learner(folder.resolve(), 30, "benchmarks.sentences", _WHISPER)
+    window_seconds = int(WhisperFeatureExtractor.from_pretrained(folder).chunk_length)
+    return Learner(folder.resolve(), window_seconds, "benchmarks.sentences", _WHISPER)
 
 
 def _kept(module: str, folder: Path, *given: object, name: str) -> Path:

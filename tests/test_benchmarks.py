@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def ratios_of(module: str, env: Mapping[str, str]) -> dict[str, float]:
+def ratios_of(module: str, env: Mapping[str, str], *arguments: str) -> dict[str, float]:
     """What the last line of a benchmark's stdout has, in its quick form."""
-    command = [sys.executable, "-m", module, "--quick"]
+    command = [sys.executable, "-m", module, "--quick", *arguments]
     run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr
     ratios: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
@@ -56,8 +56,9 @@ def test_both_recipes_train_and_evaluate(benchmark: str, key: str, job_env: Mapp
 
 @pytest.mark.bench
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="the base model learns from espeak-ng")
-def test_both_ways_to_train_are_compared(job_env: Mapping[str, str]) -> None:
-    compared = ratios_of("benchmarks.quality", job_env)
+@pytest.mark.parametrize("learner", [(), ("--model", str(ROOT / "demo" / "model"), "--train_batch_size", "4")])
+def test_both_ways_to_train_are_compared(learner: tuple[str, ...], job_env: Mapping[str, str]) -> None:
+    compared = ratios_of("benchmarks.quality", job_env, *learner)
     assert set(compared["packed"]) == {"clips", "late", "with_timestamps", "without"}
 
 
