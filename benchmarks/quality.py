@@ -79,7 +79,7 @@ class Options:
 
 
 SMALL = Options(Recipe(), Clips(), steps=2400)
-WHISPER = Options("", Clips(train=560, validation=48, test=200), steps=40, long_clips=30, late_clips=50)
+WHISPER = Options("", Clips(train=560, validation=48, test=200), steps=40, orders=1, long_clips=30, late_clips=50)
 QUICK = Options(
     Recipe(speakers=2, phrases=6, steps=2, batch_size=2),
     Clips(train=32, validation=4, test=20),
