@@ -17,7 +17,7 @@ table is printed and written to `build/quality.md`; the last line is one JSON ob
     python -m benchmarks.quality                                   # three seeds, an hour on two cores
     python -m benchmarks.quality --steps 600 --anywhere            # in the middle of learning
     python -m benchmarks.quality --packed_timestamps never         # with other settings of packing
-    python -m benchmarks.quality --model openai/whisper-base       # an hour on two cores with --precision bf16
+    python -m benchmarks.quality --model openai/whisper-base       # two hours on two cores with --precision bf16
 """
 
 from __future__ import annotations
