@@ -6,7 +6,7 @@ each seed. Compared are normalised word error rates of voices that were never he
 after half a second of silence, and of long recordings with timestamps and without (see `recordings`), with 95 %
 confidence intervals by bootstrap over seeds and recordings.
 
-With `--model` a Whisper that others have trained learns instead, the demo's sentences, in its window of 30 s.
+With `--model` a Whisper that others have trained learns instead, the demo's sentences, in its own window.
 
 Packing does two things: several clips are in a window, and most of them do not begin where it begins. With
 `--anywhere` a third training does the second alone: not packed, each clip somewhere in its window, after silence.
@@ -79,7 +79,14 @@ class Options:
 
 
 SMALL = Options(Recipe(), Clips(), steps=2400)
-WHISPER = Options("", Clips(train=560, validation=48, test=200), steps=40, orders=1, long_clips=30, late_clips=50)
+WHISPER = Options(
+    "openai/whisper-base",
+    Clips(train=560, validation=48, test=200),
+    steps=40,
+    orders=1,
+    long_clips=30,
+    late_clips=50,
+)
 QUICK = Options(
     Recipe(speakers=2, phrases=6, steps=2, batch_size=2),
     Clips(train=32, validation=4, test=20),
@@ -235,13 +242,9 @@ def parse() -> Options:
 
     given = taken("train_batch_size", "learning_rate", "precision")
     packed = taken("single_clip_share", "packed_timestamps")
-    quick = arguments.pop("quick")
-    options = replace(WHISPER, learner=arguments.pop("model")) if "model" in arguments else SMALL
-    options = replace(options, **arguments, given=given, packed=packed)
-    if not quick:
-        return options
-    learner = options.learner if isinstance(options.learner, str) else QUICK.learner
-    return replace(QUICK, learner=learner, anywhere=options.anywhere, given=given, packed=packed)
+    model, quick = arguments.pop("model", None), arguments.pop("quick")
+    options = QUICK if quick else WHISPER if model else SMALL
+    return replace(options, learner=model or options.learner, **arguments, given=given, packed=packed)
 
 
 if __name__ == "__main__":
