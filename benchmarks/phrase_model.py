@@ -114,10 +114,11 @@ def cut_window(phrases: list[Phrase], kind: Kind, most: int, rng: random.Random)
         parts += [np.zeros(begin - end, np.float32), phrase.samples]
         end = begin + len(phrase.samples)
         said += phrase.text
+        # Whisper writes a space before each text.
+        text = f" {phrase.text}"
         if kind == "timestamps":
-            texts.append(f"{timestamp(begin / SAMPLING_RATE)} {phrase.text}{timestamp(end / SAMPLING_RATE)}")
-        else:
-            texts.append(phrase.text)
+            text = f"{timestamp(begin / SAMPLING_RATE)}{text}{timestamp(end / SAMPLING_RATE)}"
+        texts.append(text)
         begin = end
         # Windows that are not full are the ends of recordings.
         if kind == "single" or len(texts) == most or rng.random() < 0.05:
@@ -126,7 +127,7 @@ def cut_window(phrases: list[Phrase], kind: Kind, most: int, rng: random.Random)
     if rng.random() < 1 / 3:
         noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(len(samples), np.float32)
         samples = samples + noise * np.float32(10 ** rng.uniform(-4, -2))
-    return Window(samples, ("" if kind == "timestamps" else " ").join(texts), said, kind == "timestamps")
+    return Window(samples, "".join(texts), said, kind == "timestamps")
 
 
 def labels_of(window: Window, tokenizer: WhisperTokenizer) -> list[int]:

@@ -83,7 +83,7 @@ texts are its own and the voices are espeak-ng's.
 def build_tokenizer(seed: int) -> WhisperTokenizer:
     """Byte-level BPE learnt from both grammars, then Whisper's special tokens, in Whisper's order."""
     rng = random.Random(seed)  # noqa: S311
-    text = [sentence_of(rng) for sentence_of in (italian_sentence, spanish_sentence) for _ in range(5000)]
+    text = [f" {sentence_of(rng)}" for sentence_of in (italian_sentence, spanish_sentence) for _ in range(5000)]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -202,7 +202,8 @@ def pretrain(
     """Trains `model` in place on Spanish speech for `steps` steps of `BATCH_SIZE` clips."""
     rng = random.Random(seed)  # noqa: S311
     tokenizer.set_prefix_tokens(language="es", task="transcribe")
-    targets = [torch.tensor(ids[1:]) for ids in tokenizer(speech.sentences).input_ids]
+    # Whisper writes a space before the text.
+    targets = [torch.tensor(tokenizer(f" {sentence}").input_ids[1:]) for sentence in speech.sentences]
     letters = sorted(set("".join(speech.sentences)))
     spelt = [torch.tensor([letters.index(letter) for letter in sentence]) for sentence in speech.sentences]
     blank = len(letters)

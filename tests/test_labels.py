@@ -55,7 +55,21 @@ def test_labels_decode_back_to_the_text(text: str, italian: LabelEncoder) -> Non
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_labels_are_those_of_the_tokenizer(text: str, italian: LabelEncoder) -> None:
-    assert italian.encode(text) == italian.tokenizer(text).input_ids
+    assert italian.encode(text) == italian.tokenizer(f" {text}").input_ids
+
+
+@pytest.mark.parametrize(
+    ("code", "task", "written"),
+    [
+        ("it", "transcribe", " Sì."),
+        ("ja", "transcribe", "Sì."),
+        ("yue", "transcribe", "Sì."),
+        ("ja", "translate", " Sì."),
+    ],
+)
+def test_a_space_is_before_the_text_where_the_language_has_spaces(code: str, task: str, written: str) -> None:
+    encoder = LabelEncoder.from_folder(tiny.model(), code, task)
+    assert encoder.tokenizer.decode(encoder.encode("Sì."), skip_special_tokens=True) == written
 
 
 @pytest.mark.parametrize(("code", "task"), [("it", "transcribe"), ("de", "translate"), ("yue", "transcribe")])
@@ -93,7 +107,7 @@ def test_markup_in_a_transcript_is_text_and_no_token(text: str, italian: LabelEn
     vocabulary = italian.tokenizer.get_vocab()
     own = {token_id for token, token_id in vocabulary.items() if token.startswith("<|")}
     assert not own & set(ids[4:-1])
-    assert italian.tokenizer.decode(ids[4:-1], skip_special_tokens=True, decode_with_timestamps=True) == text
+    assert italian.tokenizer.decode(ids[4:-1], skip_special_tokens=True, decode_with_timestamps=True) == f" {text}"
 
 
 def test_what_says_that_a_checkpoint_is_multilingual(tmp_path: Path) -> None:

@@ -81,10 +81,10 @@ def test_the_identity_is_of_what_was_asked_for() -> None:
         assert manifest.model_copy(update={part: changed}).identity != manifest.identity
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": 2}', "\x00"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": 3}', "\x00"])
 def test_a_broken_manifest(content: str, artifact: Path) -> None:
     (artifact / MANIFEST_NAME).write_text(content)
-    with pytest.raises(PermanentError, match="a manifest of format 1") as caught:
+    with pytest.raises(PermanentError, match="a manifest of format 2") as caught:
         read_manifest(artifact)
     assert "--overwrite" in caught.value.action
 
@@ -96,8 +96,8 @@ def test_a_manifest_that_is_no_text(artifact: Path) -> None:
 
 
 def test_a_manifest_of_a_later_version(artifact: Path) -> None:
-    edited(artifact, format=2)
-    with pytest.raises(PermanentError, match="Input should be 1"):
+    edited(artifact, format=3)
+    with pytest.raises(PermanentError, match="Input should be 2"):
         read_manifest(artifact)
 
 

@@ -101,7 +101,7 @@ def test_a_manifest_of_another_version_is_refused(tiny_artifact: Path, tmp_path:
     folder = shutil.copytree(tiny_artifact, tmp_path / "artifact")
     manifest = json.loads((folder / MANIFEST_NAME).read_text())
     (folder / MANIFEST_NAME).write_text(json.dumps({**manifest, "format": 99}))
-    assert "format 1" in _refusal(TrainParameters(artifact_name=str(folder))).expected
+    assert "format 2" in _refusal(TrainParameters(artifact_name=str(folder))).expected
 
 
 @pytest.mark.parametrize(

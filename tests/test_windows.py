@@ -68,25 +68,25 @@ def test_a_window_may_be_full_to_the_last_frame() -> None:
 def test_labels_of_a_window_are_those_of_the_joined_text(labels: LabelEncoder) -> None:
     texts = ["Buongiorno a tutti.", "Come va?", "2 + 2 fa 4"]
     own = [labels.encode(text) for text in texts]
-    assert labels.join(texts, own, None) == labels.encode(" ".join(texts))
-    timed = labels.join(texts, own, [0, 61, 100, 200])
+    assert labels.join(own, None) == labels.encode(" ".join(texts))
+    timed = labels.join(own, [0, 61, 100, 200])
     assert labels.tokenizer.decode(timed, decode_with_timestamps=True) == (
         "<|startoftranscript|><|it|><|transcribe|>"
         "<|0.00|> Buongiorno a tutti.<|1.22|><|1.22|> Come va?<|2.00|><|2.00|> 2 + 2 fa 4<|4.00|><|endoftext|>"
     )
-    assert labels.join(texts[:1], own[:1], None) == own[0]
+    assert labels.join(own[:1], None) == own[0]
 
 
 def test_a_language_without_spaces_is_joined_without(tiny_model: Path) -> None:
     labels = LabelEncoder.from_folder(tiny_model, "ja", "transcribe")
     texts = ["はい", "そうです"]
-    joined = labels.join(texts, [labels.encode(text) for text in texts], None)
+    joined = labels.join([labels.encode(text) for text in texts], None)
     assert labels.decode(joined) == "はいそうです"
 
 
 def test_a_text_is_not_read_as_timestamps(labels: LabelEncoder) -> None:
     texts = ["uno", "<|0.50|> due<|endoftext|>"]
-    joined = labels.join(texts, [labels.encode(text) for text in texts], [0, 50, 100])
+    joined = labels.join([labels.encode(text) for text in texts], [0, 50, 100])
     assert joined.count(labels.tokenizer.eos_token_id) == 1
     assert labels.tokenizer.convert_tokens_to_ids("<|0.50|>") not in joined
 

@@ -67,30 +67,30 @@ class LabelEncoder:
     def encode(self, text: str) -> list[int]:
         """`<|startoftranscript|>` language task `<|notimestamps|>` text `<|endoftext|>`, as token ids `[n_labels]`.
 
+        A space is before the text, as in all that Whisper was trained on (DecodingTask._get_initial_tokens of
+        openai/whisper writes prompts so): a model that unlearns it runs sentences together where the windows of a long
+        recording meet. Languages that are written without spaces have none.
+
         What reads like a token in the transcript (`<|endoftext|>`) is spelt as text, so that it cannot end the labels.
         """
-        return list(self.tokenizer.build_inputs_with_special_tokens(self._text_ids(text)))
+        spaced = text if self._unspaced else f" {text}"
+        return list(self.tokenizer.build_inputs_with_special_tokens(self._text_ids(spaced)))
 
-    def join(self, texts: Sequence[str], labels: Sequence[list[int]], bounds: Sequence[int] | None) -> list[int]:
-        """Labels of transcripts that follow one another in one window, as `encode` makes them of one.
+    def join(self, labels: Sequence[list[int]], bounds: Sequence[int] | None) -> list[int]:
+        """Labels of transcripts that follow one another in one window, from those that `encode` makes of each.
 
-        labels: those of each text. bounds: where each text begins, and where the last one ends, in timestamps of the
-        model; None for labels without timestamps.
-
-        With timestamps every text has a space before it, as Whisper writes them: long recordings are transcribed
-        window by window, and nothing else would part what two windows begin and end with. Without, the first has none,
-        like a single clip's.
+        bounds: where each text begins, and where the last one ends, in timestamps of the model; None for labels without
+        timestamps.
         """
         prompt, end = labels[0][: self.prompt_length], labels[0][-1]
         own = [ids[self.prompt_length : -1] for ids in labels]
         if bounds is None:
-            following = [self._after_space(text, ids) for text, ids in zip(texts[1:], own[1:], strict=True)]
-            return [*prompt, *own[0], *itertools.chain(*following), end]
+            return [*prompt, *itertools.chain(*own), end]
         # <|notimestamps|> is the last of the prompt, and <|0.00|> comes right behind it in the vocabulary.
         first_timestamp = prompt.pop() + 1
         joined = prompt
-        for text, ids, (begin, stop) in zip(texts, own, itertools.pairwise(bounds), strict=True):
-            joined += [first_timestamp + begin, *self._after_space(text, ids), first_timestamp + stop]
+        for ids, (begin, stop) in zip(own, itertools.pairwise(bounds), strict=True):
+            joined += [first_timestamp + begin, *ids, first_timestamp + stop]
         return [*joined, end]
 
     @property
@@ -103,13 +103,6 @@ class LabelEncoder:
         first: int = self.tokenizer.prefix_tokens[-1] + 1
         bounds = self.tokenizer.convert_ids_to_tokens([first, first + positions])
         return list(bounds) == ["<|0.00|>", f"<|{positions / POSITIONS_PER_SECOND:.2f}|>"]
-
-    def _after_space(self, text: str, ids: list[int]) -> list[int]:
-        """Token ids of a text behind another one, at most one more than the text's own `ids`."""
-        if self._unspaced:
-            return ids
-        spaced = self._text_ids(f" {text}")
-        return spaced if len(spaced) <= len(ids) + 1 else [*self._text_ids(" "), *ids]
 
     def _text_ids(self, text: str) -> list[int]:
         # The tokenizer's own split_special_tokens leaves timestamps whole; cut within the marker, nothing matches.

@@ -11,7 +11,7 @@ from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.files import canonical_json, mismatches, sha256_of_json
 
 MANIFEST_NAME = "manifest.json"
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 
 
 class _Record(BaseModel):
@@ -84,7 +84,7 @@ class Encoding(_Record):
 class Manifest(_Record):
     """`manifest.json`, written last: an artifact with one is complete."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     model: ModelFormat
     dataset: DatasetOrigin
     encoding: Encoding

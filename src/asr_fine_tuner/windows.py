@@ -41,7 +41,6 @@ class TrainingWindows(torch.utils.data.Dataset[LabelledFeatures]):
         index = list(window.clips)
         ends = np.cumsum(self.positions[index])
         joined = self.labels.join(
-            [self.clips.text(clip) for clip in index],
             [self.clips.labels(clip).tolist() for clip in index],
             [0, *ends.tolist()] if window.timestamps else None,
         )
@@ -114,7 +113,7 @@ def clip_lengths(clips: ArtifactSplit, labels: LabelEncoder, model: ModelFormat)
     own = clips.label_counts.astype(np.int64) - labels.prompt_length - 1
     return ClipLengths(
         positions=-(-samples // samples_per_position),
-        # A space before it, and a timestamp at each end.
-        labels=own + 3,
+        # And a timestamp at each end.
+        labels=own + 2,
         speakers=clips.speaker_numbers,
     )
