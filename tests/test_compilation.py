@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tiny_training import changed, fine_tuning_of
 from transformers import WhisperForConditionalGeneration
 
 from asr_fine_tuner import PermanentError, TrainParameters, fine_tuning
+from asr_fine_tuner.attention import attend_within_clips, clip_masks
 from asr_fine_tuner.compilation import check_can_compile, compile_encoder
 from asr_fine_tuner.training import train
 
@@ -24,14 +26,20 @@ def test_a_compiled_encoder_learns_the_same(tiny_model: Path) -> None:
 
     models = [WhisperForConditionalGeneration.from_pretrained(tiny_model).train() for _ in range(2)]
     compile_encoder(models[1], backend=note)
-    for n_windows in (2, 3, 5):
+    for model in models:
+        attend_within_clips(model)
+    for n_windows, apart in itertools.product((2, 3, 5), (False, True)):
         torch.manual_seed(n_windows)
         given = {"input_features": torch.randn(n_windows, 80, 400), "labels": torch.randint(0, 500, (n_windows, 7))}
+        if apart:
+            clip_of_position = torch.randint(0, 2, (n_windows, 200)).cumsum(1)
+            given |= clip_masks(torch.ones(n_windows, 7, dtype=torch.long), clip_of_position, torch.float32)
+            given["encoder_position_ids"] = torch.randint(0, 200, (n_windows, 200))
         plain, compiled = (model(**given).loss for model in models)
         torch.testing.assert_close(plain, compiled)
         for loss in (plain, compiled):
             loss.backward()
-    assert 1 <= len(graphs) <= 2, "not compiled anew for each number of windows"
+    assert 2 <= len(graphs) <= 4, "not compiled anew for each number of windows"
     assert models[0].state_dict().keys() == models[1].state_dict().keys()
     for (name, weight), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         if weight.grad is not None:

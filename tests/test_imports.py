@@ -29,7 +29,7 @@ LAYERS = (
     ("outcome",),
     # what needs neither files nor network
     ("languages", "text", "normalizers", "truncation", "packing", "prefetching"),
-    ("audio", "metrics"),
+    ("attention", "audio", "metrics"),
     # dataset -> examples
     ("examples", "filetree", "holdout", "columns", "hub_errors"),
     ("patience", "clips", "splits", "range_reader", "checkpoint_files"),

@@ -225,24 +225,19 @@ def test_two_processes_go_on_with_what_one_began(
     assert told == {"processes": 2, "train_batch_size": 2, "grad_accum_steps": 1}
 
 
-def test_packed_clips_teach_two_processes_what_they_teach_one(
-    one: TrainParameters, short_clips: Path, jobs: WarmJobs, tmp_path: Path
+@pytest.mark.parametrize(("clips", "batch_size", "windows"), [(8, 4, 2), (1, 2, 1)])
+def test_windows_teach_two_processes_what_they_teach_one(
+    clips: int, batch_size: int, windows: int, one: TrainParameters, short_clips: Path, jobs: WarmJobs, tmp_path: Path
 ) -> None:
-    """Two clips in one window are all of a step, and the second rank has none of it."""
-    packed = {
-        "artifact_name": str(short_clips),
-        "packing": "on",
-        "max_train_samples": 8,
-        "single_clip_share": 0,
-        "max_steps": 3,
-    }
-    given = changed(one, **packed, train_batch_size=2, output_dir=str(tmp_path / "alone"))
+    """Each has a window of two clips, or the second rank has none."""
+    some = {"artifact_name": str(short_clips), "max_train_samples": clips, "single_clip_share": 0.5, "max_steps": 3}
+    given = changed(one, **some, packing="on", train_batch_size=batch_size, output_dir=str(tmp_path / "alone"))
     alone = train(given)
     run = tmp_path / "run"
-    ranks = _started(jobs, given_of(changed(given, train_batch_size=1, output_dir=str(run))))
+    ranks = _started(jobs, given_of(changed(given, train_batch_size=batch_size // 2, output_dir=str(run))))
     first, second = (job.wait() for job in ranks)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert "a step has about 1.0 windows, which do not keep 2 processes busy" in first.stderr
+    assert f"a step has about {windows}.0 windows, which do not keep 2 processes busy" in first.stderr
     _assert_same(run, first.result, alone)
 
 

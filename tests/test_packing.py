@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from asr_fine_tuner.packing import ClipLengths, Packer, PackingRules, Window
+from asr_fine_tuner.packing import ClipLengths, Kind, Packer, PackingRules, Window
 
-RULES = PackingRules(positions=1500, labels=444, clips=100, single_share=0.0, timestamped_share=0.0)
+RULES = PackingRules(positions=1500, labels=448, clips=100, apart_share=0.0, timestamped_share=0.0)
 
 
 def lengths(n_clips: int, *, labels: int = 20, n_speakers: int = 1) -> ClipLengths:
@@ -32,7 +32,7 @@ def fullness(windows: list[Window], of: ClipLengths) -> float:
         (lengths(3000), RULES),
         (lengths(3000, labels=120), RULES),
         (lengths(3000), replace(RULES, clips=3)),
-        (lengths(3000, n_speakers=7), replace(RULES, single_share=0.3, timestamped_share=0.5)),
+        (lengths(3000, n_speakers=7), replace(RULES, apart_share=0.3, timestamped_share=0.5)),
         (lengths(1), RULES),
     ],
 )
@@ -68,24 +68,27 @@ def test_speakers_with_little_to_say_share_windows() -> None:
     assert fullness(Packer(of, RULES, seed=1).windows(0), of) > 0.97
 
 
-def test_a_share_of_the_clips_is_alone() -> None:
-    windows = Packer(lengths(2000), replace(RULES, single_share=0.1), seed=1).windows(0)
-    assert sum(len(window.clips) == 1 for window in windows) == pytest.approx(200, abs=2)
+def test_windows_are_of_each_kind_as_often_as_asked() -> None:
+    windows = Packer(lengths(20_000), replace(RULES, apart_share=0.5, timestamped_share=0.3), seed=1).windows(0)
+    kinds = [window.kind for window in windows]
+    shares = [kinds.count(kind) / len(kinds) for kind in (Kind.APART, Kind.TIMESTAMPED, Kind.JOINED)]
+    assert shares == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
 
 
-def test_a_share_of_the_windows_has_timestamps() -> None:
-    windows = Packer(lengths(20_000), replace(RULES, timestamped_share=0.5), seed=1).windows(0)
-    assert np.mean([window.timestamps for window in windows]) == pytest.approx(0.5, abs=0.05)
+def test_a_clip_beyond_a_limit_has_a_window_of_its_own() -> None:
+    of = ClipLengths(np.array([1520, 100, 100, 100]), np.array([20, 20, 20, 460]), np.zeros(4, np.int32))
+    windows = Packer(of, RULES, seed=1).windows(0)
+    assert sorted(tuple(sorted(window.clips)) for window in windows) == [(0,), (1, 2), (3,)]
 
 
 def test_a_clip_with_no_room_for_timestamps_has_none() -> None:
-    long = ClipLengths(np.array([900]), np.array([446]), np.array([0], np.int32))
-    assert Packer(long, replace(RULES, timestamped_share=1.0), seed=1).windows(0) == [Window((0,), timestamps=False)]
+    long = ClipLengths(np.array([900]), np.array([449]), np.array([0], np.int32))
+    assert Packer(long, replace(RULES, timestamped_share=1.0), seed=1).windows(0) == [Window((0,), Kind.JOINED)]
 
 
 def test_windows_follow_from_seed_and_epoch() -> None:
     def windows(seed: int, epoch: int) -> list[Window]:
-        return Packer(lengths(200), replace(RULES, single_share=0.1, timestamped_share=0.5), seed=seed).windows(epoch)
+        return Packer(lengths(200), replace(RULES, apart_share=0.1, timestamped_share=0.5), seed=seed).windows(epoch)
 
     assert windows(1, 0) == windows(1, 0)
     assert {frozenset(window.clips) for window in windows(1, 0)} != {

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from asr_fine_tuner.artifact import ArtifactSplit
-from asr_fine_tuner.features import Float16Array, pad_to_window
+from asr_fine_tuner.features import FRAMES_PER_POSITION, Float16Array, pad_to_window
 from asr_fine_tuner.packing import Packer, Window
 
 # What PyTorch's cross entropy leaves out, by its default.
@@ -27,18 +27,27 @@ class LabelledFeatures:
     """What one window of the model holds: a clip, or several that are packed.
 
     index: of the clip among those of its dataset, or of the first. features: `[n_frames, n_mels]`.
-    labels: from the start token to the end token, `[n_labels]`. seconds: of audio.
+    texts: label tokens of each text that is written by itself, from the start token to the end token.
+    seconds: of audio. ends: the positions of the encoder at which the clips end.
     """
 
     index: int
     features: Float16Array
-    labels: npt.NDArray[np.int32]
+    texts: tuple[npt.NDArray[np.int32], ...]
     seconds: float
+    ends: tuple[int, ...] = ()
+
+    @property
+    def n_labels(self) -> int:
+        """Those that are learned, which start tokens are not."""
+        return sum(len(text) - 1 for text in self.texts)
 
 
 class Batch(TypedDict, total=False):
     """input_features: float16 `[batch, n_mels, window_frames]`, padded as the padded extractor does.
-    decoder_input_ids, labels: int64 `[batch, longest]`; labels are the decoder's inputs shifted by one.
+    decoder_input_ids, labels: int64 `[batch, longest]`; labels are the decoder's inputs shifted by one, text by text.
+    decoder_position_ids, clip_of_label: int64 `[batch, longest]`; encoder_position_ids, clip_of_position: int64
+    `[batch, positions]`: see `attention`; only where a window has several texts.
     attention_mask: int64 `[batch, window_frames]`, 1 on real frames; only for SpecAugment.
     clip_index: int64 `[batch]`, of each clip among those of its dataset.
     """
@@ -46,6 +55,10 @@ class Batch(TypedDict, total=False):
     input_features: torch.Tensor
     decoder_input_ids: torch.Tensor
     labels: torch.Tensor
+    decoder_position_ids: torch.Tensor
+    clip_of_label: torch.Tensor
+    encoder_position_ids: torch.Tensor
+    clip_of_position: torch.Tensor
     attention_mask: torch.Tensor
     clip_index: torch.Tensor
 
@@ -78,7 +91,7 @@ class ClipDataset(torch.utils.data.Dataset[LabelledFeatures]):
         index = int(self._order[position])
         clip = int(self._chosen[index])
         return LabelledFeatures(
-            index, self.clips.features(clip), self.clips.labels(clip), float(self.clips.seconds[clip])
+            index, self.clips.features(clip), (self.clips.labels(clip),), float(self.clips.seconds[clip])
         )
 
 
@@ -161,17 +174,20 @@ class Collator:
         Raises:
             ValueError: labels that do not begin with the start token.
         """
-        longest = max(len(clip.labels) for clip in clips) - 1
+        longest = max(clip.n_labels for clip in clips)
         decoder_input_ids = np.full((len(clips), longest), self.pad_token_id)
         labels = np.full((len(clips), longest), IGNORED_LABEL)
         for row, clip in enumerate(clips):
-            if clip.labels[0] != self.decoder_start_token_id:
-                raise ValueError(
-                    f"labels of clip {clip.index} begin with token {clip.labels[0]}, "
-                    f"the decoder starts with {self.decoder_start_token_id}"
-                )
-            decoder_input_ids[row, : len(clip.labels) - 1] = clip.labels[:-1]
-            labels[row, : len(clip.labels) - 1] = clip.labels[1:]
+            end = 0
+            for text in clip.texts:
+                if text[0] != self.decoder_start_token_id:
+                    raise ValueError(
+                        f"labels of clip {clip.index} begin with token {text[0]}, "
+                        f"the decoder starts with {self.decoder_start_token_id}"
+                    )
+                begin, end = end, end + len(text) - 1
+                decoder_input_ids[row, begin:end] = text[:-1]
+                labels[row, begin:end] = text[1:]
         features = pad_to_window([clip.features for clip in clips], self.window_frames)
         batch: Batch = {
             "input_features": torch.from_numpy(features),
@@ -179,10 +195,37 @@ class Collator:
             "labels": torch.from_numpy(labels),
             "clip_index": torch.tensor([clip.index for clip in clips]),
         }
+        if any(len(clip.texts) > 1 for clip in clips):
+            batch.update(_texts_apart(clips, longest, self.window_frames // FRAMES_PER_POSITION))
         if self.mask_padding:
             frames = torch.tensor([len(clip.features) for clip in clips])
             batch["attention_mask"] = (torch.arange(self.window_frames) < frames[:, None]).long()
         return batch
+
+
+def _texts_apart(clips: Sequence[LabelledFeatures], longest: int, positions: int) -> Batch:
+    """What keeps the texts of a window apart; see `Batch`."""
+    place_in_text = np.tile(np.arange(longest), (len(clips), 1))
+    place_in_clip = np.tile(np.arange(positions), (len(clips), 1))
+    clip_of_label = np.zeros((len(clips), longest), np.int64)
+    clip_of_position = np.zeros((len(clips), positions), np.int64)
+    for row, clip in enumerate(clips):
+        if len(clip.texts) == 1:
+            continue
+        begin = position = 0
+        for number, (text, end) in enumerate(zip(clip.texts, clip.ends, strict=True), start=1):
+            place_in_text[row, begin:] = np.arange(longest - begin)
+            # Padding goes with the last text: what is allowed to hear nothing becomes NaN.
+            clip_of_label[row, begin:] = number
+            place_in_clip[row, position:end] = np.arange(end - position)
+            clip_of_position[row, position:end] = number
+            begin, position = begin + len(text) - 1, end
+    return {
+        "decoder_position_ids": torch.from_numpy(place_in_text),
+        "clip_of_label": torch.from_numpy(clip_of_label),
+        "encoder_position_ids": torch.from_numpy(place_in_clip),
+        "clip_of_position": torch.from_numpy(clip_of_position),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,12 +259,12 @@ class StepCollator:
 
     def __call__(self, windows: Sequence[LabelledFeatures]) -> Step:
         # Labels are padded to the longest of a micro batch.
-        ordered = sorted(windows, key=lambda window: -len(window.labels))
+        ordered = sorted(windows, key=lambda window: -window.n_labels)
         n_micro_batches = math.ceil(len(ordered) / self.micro_batch)
         bounds = [len(ordered) * number // max(1, n_micro_batches) for number in range(n_micro_batches + 1)]
         return Step(
             micro_batches=[self.collator(ordered[begin:end]) for begin, end in itertools.pairwise(bounds)],
-            n_labels=sum(len(window.labels) - 1 for window in windows),
+            n_labels=sum(window.n_labels for window in windows),
             n_windows=len(windows),
             audio_seconds=sum(window.seconds for window in windows),
         )

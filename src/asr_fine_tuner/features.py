@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Float16Array = npt.NDArray[np.float16]
 Float32Array = npt.NDArray[np.float32]
 
+FRAMES_PER_POSITION = 2  # the encoder's second convolution halves the frame rate
+
 # Mel filters that are applied at once, to only the frequencies that one of them lets through: a fifth of all products
 # for 80 filters, an eighth for 128. With fewer at once, calling takes longer than multiplying.
 _FILTERS_AT_ONCE = 16

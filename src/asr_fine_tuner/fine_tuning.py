@@ -18,6 +18,7 @@ from asr_fine_tuner.checkpoints import SEAL_NAME, refuse_unseen, step_of
 from asr_fine_tuner.compilation import check_can_compile, compile_encoder
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.evaluation import Evaluation
+from asr_fine_tuner.features import FRAMES_PER_POSITION
 from asr_fine_tuner.finished_run import FinishedRun
 from asr_fine_tuner.labels import LabelEncoder
 from asr_fine_tuner.launch import Launch
@@ -35,7 +36,7 @@ from asr_fine_tuner.tracking import Tracker
 from asr_fine_tuner.trainer import WhisperTrainer
 from asr_fine_tuner.training_arguments import training_arguments
 from asr_fine_tuner.training_input import TrainingInput
-from asr_fine_tuner.windows import FRAMES_PER_POSITION, TrainingWindows, plan_windows
+from asr_fine_tuner.windows import TrainingWindows, plan_windows
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,6 @@ class FineTuning:
             effective_batch,
             self.packer,
             ranks,
-            prompt_length=self.labels.prompt_length,
             fitted=ranks.from_first(run.fitted),
         )
         self.trainer = self._build_trainer()

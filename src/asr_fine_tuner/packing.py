@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import enum
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,21 +20,30 @@ _LOOSE = 0.5
 _ABOUT = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """clips: their positions in the split, in the order in which they sound in the window.
-    timestamps: whether the labels tell when each of them begins and ends.
+class Kind(enum.Enum):
+    """How the clips of a window are heard and written.
+
+    APART: each as if it was alone. JOINED: as one text. TIMESTAMPED: as one that tells when each clip begins and ends.
     """
 
+    APART = enum.auto()
+    JOINED = enum.auto()
+    TIMESTAMPED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """clips: their positions in the split, in the order in which they sound in the window."""
+
     clips: tuple[int, ...]
-    timestamps: bool = False
+    kind: Kind = Kind.APART
 
 
 @dataclass(frozen=True, slots=True)
 class ClipLengths:
     """What each clip takes of a window, `[n_clips]` each.
 
-    positions: of the encoder, 20 ms each. labels: tokens that it adds to those of a window with other clips.
+    positions: of the encoder, 20 ms each. labels: tokens of a clip that is written apart.
     speakers: a number for each speaker, the same one for all who are not known.
     """
 
@@ -46,14 +56,14 @@ class ClipLengths:
 class PackingRules:
     """What a window holds at most, and how it is filled.
 
-    positions: of the encoder. labels: tokens that its clips may add together. clips: most of them in a window.
-    single_share: of the clips, have a window of their own. timestamped_share: of the windows, have timestamps.
+    positions: of the encoder. labels: tokens of all its clips. clips: most of them in a window.
+    apart_share, timestamped_share: of the windows; the others are joined without timestamps.
     """
 
     positions: int
     labels: int
     clips: int
-    single_share: float
+    apart_share: float
     timestamped_share: float
 
 
@@ -61,8 +71,8 @@ class Packer:
     """Divides the clips of a split among windows: each clip is in one window of an epoch.
 
     Best fit, longer clips first (Johnson et al. 1974), under the limits of the encoder, of the decoder and of clips in
-    a window. Clips of one speaker are put together; only where they leave more than half of a window empty, others join
-    them.
+    a window; a clip beyond a limit has a window of its own. Clips of one speaker are put together; only where they
+    leave more than half of a window empty, others join them.
     """
 
     def __init__(self, lengths: ClipLengths, rules: PackingRules, *, seed: int) -> None:
@@ -74,7 +84,7 @@ class Packer:
 
     @functools.cached_property
     def most_labels(self) -> int:
-        """Labels that the clips of one window add together, in the window of the first epoch that has the most."""
+        """Labels of the window of the first epoch that has the most, at least."""
         return max(int(self.lengths.labels[list(window.clips)].sum()) for window in self.first_epoch)
 
     @functools.cached_property
@@ -85,17 +95,24 @@ class Packer:
         """All windows of an epoch, in an order that is left to chance; all follows from seed and epoch alone."""
         chance = np.random.default_rng([self.seed, epoch])
         order = chance.permutation(len(self))
-        n_single = round(self.rules.single_share * len(self))
-        fillings = self._alone(order[:n_single]) + self._together(order[n_single:], chance)
-        timestamped = chance.random(len(fillings)) < self.rules.timestamped_share
+        fillings = self._together(order, chance)
+        drawn = chance.random(len(fillings)).tolist()
         place = np.argsort(order)
         return [
             Window(
                 tuple(sorted(fillings[number].clips, key=place.__getitem__)),
-                bool(timestamped[number]) and fillings[number].labels <= self.rules.labels,
+                self._kind(fillings[number], drawn[number]),
             )
             for number in chance.permutation(len(fillings)).tolist()
         ]
+
+    def _kind(self, filling: _Filling, drawn: float) -> Kind:
+        """drawn: evenly, of 0 to 1."""
+        rules = self.rules
+        if drawn < rules.apart_share:
+            return Kind.APART
+        timestamped = drawn < rules.apart_share + rules.timestamped_share and filling.labels <= rules.labels
+        return Kind.TIMESTAMPED if timestamped else Kind.JOINED
 
     def _together(self, clips: npt.NDArray[np.int64], chance: np.random.Generator) -> list[_Filling]:
         by_speaker = clips[np.argsort(self.lengths.speakers[clips], kind="stable")]

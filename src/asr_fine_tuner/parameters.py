@@ -181,12 +181,13 @@ class TrainParameters(JobParameters):
         default="auto",
     )
     single_clip_share: Annotated[float, Field(ge=0, le=1)] = _parameter(
-        "with packing, train on this share of the clips alone in their window, anew chosen each epoch",
-        "fraction of clips",
-        0.05,
+        "with packing, train on clips as if each was alone in this share of the windows; the others join theirs",
+        "fraction of windows",
+        0.75,
     )
     packed_timestamps: Timestamps = _parameter(
-        "with packing, train to tell when each clip begins and ends: in a quarter of the windows, always or never",
+        "with packing, train to tell when each clip begins and ends, where they are joined: in half of the windows, "
+        "always or never",
         default="mixed",
     )
     eval_batch_size: PositiveInt = _parameter("clips transcribed at once in evaluation", "clips", 8)

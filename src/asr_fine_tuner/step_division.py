@@ -40,13 +40,12 @@ class StepDivision:
         packer: Packer,
         ranks: Ranks,
         *,
-        prompt_length: int,
         fitted: FittedBatch | None,
     ) -> None:
-        """prompt_length: labels of a window that are not its clips'. fitted: what fitted when memory had run out."""
+        """fitted: what fitted when memory had run out."""
         self.parameters = parameters
         self._effective_batch, self._ranks = effective_batch, ranks
-        self._most_labels = packer.most_labels + prompt_length
+        self._most_labels = packer.most_labels
         self._windows_in_a_step = len(packer.first_epoch) / steps_in_epoch(len(packer), effective_batch)
         self._take(fitted or FittedBatch(parameters.train_batch_size, gradient_checkpointing=False))
         if ranks.size > 1 and self._windows_in_a_step < 2 * ranks.size:

@@ -24,6 +24,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from asr_fine_tuner.attention import attend_within_clips, clip_masks
 from asr_fine_tuner.batches import Batch, BatchSizes, ClipDataset, Collator, Step, StepCollator, TrainingSteps
 from asr_fine_tuner.best_weights import BestWeights
 from asr_fine_tuner.checkpoints import checkpoint_folder, remove_older, sealed
@@ -75,6 +76,7 @@ class WhisperTrainer(Seq2SeqTrainer):
         """packer: tells which windows there are in each epoch. validation: what is evaluated while training.
         text_language: Whisper's code of the language of the transcripts (English for translations)."""
         config = model.config
+        attend_within_clips(model)
         collator = Collator(
             window_frames=windows.window_frames,
             decoder_start_token_id=config.decoder_start_token_id,
@@ -113,6 +115,7 @@ class WhisperTrainer(Seq2SeqTrainer):
             model, args, self.accelerator, collator, labels, text_language, self.scratch, ranks
         )
         self._patience = early_stopping_patience
+        self._computed_in = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
         self._saving_to: Path | None = None
 
     @property
@@ -204,6 +207,9 @@ class WhisperTrainer(Seq2SeqTrainer):
             prepared = {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in inputs.items()}
             # Features travel to the device in float16, half the bytes; the model takes its own type or autocasts.
             prepared["input_features"] = prepared["input_features"].to(self.model.dtype)
+            if "clip_of_label" in prepared:
+                clips = prepared.pop("clip_of_label"), prepared.pop("clip_of_position")
+                prepared |= clip_masks(*clips, self._computed_in)
             return prepared
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

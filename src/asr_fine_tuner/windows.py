@@ -11,18 +11,23 @@ import torch
 from asr_fine_tuner.artifact import ArtifactSplit
 from asr_fine_tuner.batches import LabelledFeatures, steps_in_epoch
 from asr_fine_tuner.errors import PermanentError
-from asr_fine_tuner.features import join_clips
+from asr_fine_tuner.features import FRAMES_PER_POSITION, Float16Array, join_clips
 from asr_fine_tuner.labels import POSITIONS_PER_SECOND, LabelEncoder
 from asr_fine_tuner.manifest import ModelFormat
-from asr_fine_tuner.packing import ClipLengths, Packer, PackingRules, Window
+from asr_fine_tuner.packing import ClipLengths, Kind, Packer, PackingRules, Window
 from asr_fine_tuner.parameters import TrainParameters
 
 logger = logging.getLogger(__name__)
 
-FRAMES_PER_POSITION = 2  # the encoder's second convolution halves the frame rate
+# At least. A window mostly has one speaker, and a step that follows one speaker alone leads astray.
+_WINDOWS_IN_A_STEP = 2
 # From so many clips to a window on, packing is worth its other batches.
 _WORTH_PACKING = 1.5
-_TIMESTAMPED = {"mixed": 0.25, "always": 1.0, "never": 0.0}
+# Of the windows whose clips are joined.
+_TIMESTAMPED = {"mixed": 0.5, "always": 1.0, "never": 0.0}
+# Of a window, its end, which is left silent: Whisper pays attention to it wherever it hears speech, so that a clip
+# that hears nothing but itself is not heard well without. A second of 30 does as well as all that a single clip has.
+_SILENT_END = 1 / 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +40,25 @@ class TrainingWindows(torch.utils.data.Dataset[LabelledFeatures]):
     window_frames: int
 
     def __getitem__(self, window: Window) -> LabelledFeatures:
-        first = window.clips[0]
-        if len(window.clips) == 1 and not window.timestamps:
-            return LabelledFeatures(first, self.clips.features(first), self.clips.labels(first), self._seconds(window))
         index = list(window.clips)
-        ends = np.cumsum(self.positions[index])
-        joined = self.labels.join(
-            [self.clips.labels(clip).tolist() for clip in index],
-            [0, *ends.tolist()] if window.timestamps else None,
+        ends: list[int] = np.cumsum(self.positions[index]).tolist()
+        texts = [self.clips.labels(clip) for clip in index]
+        if window.kind is not Kind.APART:
+            bounds = [0, *ends] if window.kind is Kind.TIMESTAMPED else None
+            texts = [np.array(self.labels.join([labels.tolist() for labels in texts], bounds), np.int32)]
+        return LabelledFeatures(
+            index=index[0],
+            features=self._features(index),
+            texts=tuple(texts),
+            seconds=float(self.clips.seconds[index].sum()),
+            ends=tuple(ends),
         )
-        features = join_clips(
-            [self.clips.features(clip) for clip in index],
-            (FRAMES_PER_POSITION * self.positions[index]).tolist(),
-            self.window_frames,
-        )
-        return LabelledFeatures(first, features, np.array(joined, np.int32), self._seconds(window))
 
-    def _seconds(self, window: Window) -> float:
-        return float(self.clips.seconds[list(window.clips)].sum())
+    def _features(self, clips: list[int]) -> Float16Array:
+        features = [self.clips.features(clip) for clip in clips]
+        if len(clips) == 1:
+            return features[0]
+        return join_clips(features, (FRAMES_PER_POSITION * self.positions[clips]).tolist(), self.window_frames)
 
 
 def plan_windows(
@@ -60,33 +66,35 @@ def plan_windows(
 ) -> Packer:
     """Decide whether clips are packed, and say so.
 
-    effective_batch: clips of an optimizer step, of which a window never holds more.
+    effective_batch: clips of an optimizer step, of which a window never holds more than half.
 
     Raises:
         PermanentError: timestamps are asked for of a checkpoint that has no tokens for them.
     """
     n_steps = steps_in_epoch(len(clips), effective_batch)
+    positions = round(model.window_seconds * POSITIONS_PER_SECOND)
+    apart = parameters.single_clip_share
     rules = PackingRules(
-        positions=round(model.window_seconds * POSITIONS_PER_SECOND),
-        labels=model.max_labels - labels.prompt_length,
-        clips=len(clips) // n_steps,
-        single_share=parameters.single_clip_share,
-        timestamped_share=_TIMESTAMPED[parameters.packed_timestamps],
+        positions=round(positions * (1 - _SILENT_END)),
+        labels=model.max_labels,
+        clips=max(1, len(clips) // n_steps // _WINDOWS_IN_A_STEP),
+        apart_share=apart,
+        timestamped_share=(1 - apart) * _TIMESTAMPED[parameters.packed_timestamps],
     )
-    alone = replace(rules, clips=1, single_share=1.0, timestamped_share=0.0)
-    lengths = clip_lengths(clips, labels, model)
+    alone = replace(rules, clips=1, apart_share=1.0, timestamped_share=0.0)
+    lengths = clip_lengths(clips, model)
     packed, unpacked = (Packer(lengths, ruled, seed=parameters.seed) for ruled in (rules, alone))
     if parameters.packing == "off":
         return unpacked
     if rules.clips == 1:
-        logger.info("packing is off: an optimizer step has hardly more than one clip")
+        logger.info("packing is off: an optimizer step has fewer than four clips")
         return unpacked
     n_windows = len(packed.first_epoch)
     per_window = len(clips) / n_windows
     if parameters.packing == "auto" and per_window < _WORTH_PACKING:
         logger.info("packing is off: %.1f clips to a window of %g s", per_window, model.window_seconds)
         return unpacked
-    if rules.timestamped_share and not labels.has_timestamps(rules.positions):
+    if rules.timestamped_share and not labels.has_timestamps(positions):
         if parameters.packed_timestamps == "always":
             raise PermanentError(
                 given=f"--packed_timestamps always for {model.model_id}, which has no tokens for timestamps",
@@ -106,14 +114,13 @@ def plan_windows(
     return packed
 
 
-def clip_lengths(clips: ArtifactSplit, labels: LabelEncoder, model: ModelFormat) -> ClipLengths:
+def clip_lengths(clips: ArtifactSplit, model: ModelFormat) -> ClipLengths:
     """Each clip ends at a position of the encoder, so that timestamps can tell where the next one begins."""
     samples = np.round(clips.seconds.astype(np.float64) * model.sampling_rate).astype(np.int64)
     samples_per_position = model.sampling_rate // POSITIONS_PER_SECOND
-    own = clips.label_counts.astype(np.int64) - labels.prompt_length - 1
     return ClipLengths(
         positions=-(-samples // samples_per_position),
-        # And a timestamp at each end.
-        labels=own + 2,
+        # More than it adds to other clips with a timestamp at each end.
+        labels=clips.label_counts.astype(np.int64),
         speakers=clips.speaker_numbers,
     )
