@@ -8,8 +8,8 @@ confidence intervals by bootstrap over seeds and recordings.
 
 With `--model` a Whisper that others have trained learns instead, the demo's sentences, in its own window.
 
-Packing does two things: several clips are in a window, and most of them do not begin where it begins. With
-`--anywhere` a third training does the second alone: not packed, each clip somewhere in its window, after silence.
+In packed windows most clips do not begin where the window begins. With `--anywhere` a third training does that alone:
+not packed, each clip somewhere in its window, after silence.
 
 Data and the small model are made once, which needs espeak-ng, and kept under `build/quality` (see `learners`). The
 table is printed and written to `build/quality.md`; the last line is one JSON object.

@@ -30,10 +30,14 @@ def test_a_compiled_encoder_learns_the_same(tiny_model: Path) -> None:
         attend_within_clips(model)
     for n_windows, apart in itertools.product((2, 3, 5), (False, True)):
         torch.manual_seed(n_windows)
-        given = {"input_features": torch.randn(n_windows, 80, 400), "labels": torch.randint(0, 500, (n_windows, 7))}
+        n_labels = 4 + n_windows
+        given = {
+            "input_features": torch.randn(n_windows, 80, 400),
+            "labels": torch.randint(0, 500, (n_windows, n_labels)),
+        }
         if apart:
             clip_of_position = torch.randint(0, 2, (n_windows, 200)).cumsum(1)
-            given |= clip_masks(torch.ones(n_windows, 7, dtype=torch.long), clip_of_position, torch.float32)
+            given |= clip_masks(torch.ones(n_windows, n_labels, dtype=torch.long), clip_of_position, torch.float32)
             given["encoder_position_ids"] = torch.randint(0, 200, (n_windows, 200))
         plain, compiled = (model(**given).loss for model in models)
         torch.testing.assert_close(plain, compiled)

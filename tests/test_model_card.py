@@ -48,6 +48,20 @@ def test_the_hub_can_file_the_model(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("packing", "told"),
+    [
+        ({"clips_per_window": 5.5, "single_clip_share": 0.75}, "single clips, and on some that were joined: on long"),
+        ({"clips_per_window": 5.5, "single_clip_share": 1.0}, "single clips without timestamps: on long"),
+        ({"clips_per_window": 1.0, "single_clip_share": 0.75}, "single clips without timestamps: on long"),
+    ],
+)
+def test_people_read_what_it_was_trained_on(packing: dict[str, float], told: str, tmp_path: Path) -> None:
+    results = some_results()
+    results.hyperparameters.update(packing)
+    assert told in _card(tmp_path, results).text
+
+
 def test_people_read_base_against_tuned_and_how_to_use_it(tmp_path: Path) -> None:
     card = _card(tmp_path, some_results(), repo_id="someone/whisper-small-it", curves="training_curves.png")
     assert "| WER, normalised | 71.43 % | 14.29 % | -80 % |" in card.text

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, WhisperForConditionalGeneration
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 _NAME = "sdpa_within_clips"
+# Not cuDNN's, which PyTorch prefers on an H100: with a mask its gradients can be NaN (pytorch/pytorch#196678).
+_KERNELS_FOR_MASKS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # Kernels for GPUs copy a mask whose rows are not aligned to this many numbers, in every layer.
 _ALIGNED = 8
 
@@ -21,9 +25,7 @@ def attend_within_clips(model: WhisperForConditionalGeneration) -> None:
     model.set_attn_implementation(_NAME)
     encoder = model.get_encoder()
     # The encoder hands on to its layers what else it is given, and has added the positions of the window by then.
-    encoder.layers[0].register_forward_pre_hook(
-        functools.partial(_placed, encoder.embed_positions.weight), with_kwargs=True
-    )
+    encoder.layers[0].register_forward_pre_hook(functools.partial(_placed, encoder.embed_positions), with_kwargs=True)
 
 
 def clip_masks(
@@ -52,20 +54,20 @@ def _attended(clip_of_query: torch.Tensor, clip_of_key: torch.Tensor) -> torch.T
 
 def _to_add(attended: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """What attention adds to its scores, `[batch, 1, queries, keys]`; made once for all layers, which keep it for the
-    backward pass."""
+    backward pass. The decoder's own mask is small."""
     batch, queries, keys = attended.shape
     room = torch.zeros(batch, 1, queries, -(-keys // _ALIGNED) * _ALIGNED, dtype=dtype, device=attended.device)
     return room[..., :keys].masked_fill_(~attended[:, None], -torch.inf)
 
 
 def _placed(
-    embedded: torch.Tensor, _layer: torch.nn.Module, given: tuple[Any, ...], more: dict[str, Any]
+    positions: torch.nn.Embedding, _layer: torch.nn.Module, given: tuple[Any, ...], more: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     position_ids = more.get("encoder_position_ids")
     if position_ids is None:
         return None
     hidden_states, *others = given
-    return (hidden_states + (embedded[position_ids] - embedded), *others), more
+    return (hidden_states + (positions.weight[position_ids] - positions.weight), *others), more
 
 
 def _attention(
@@ -82,7 +84,8 @@ def _attention(
     hands on to all of its attention what else its forward was given."""
     if not module.is_causal:
         attention_mask = cross_mask if module.is_decoder else encoder_mask
-    attended: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    with contextlib.nullcontext() if attention_mask is None else sdpa_kernel(_KERNELS_FOR_MASKS):
+        attended: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
     return attended
 
 

@@ -144,8 +144,8 @@ def dealt(windows: Sequence[Window], n_steps: int, chance: np.random.Generator) 
     """Windows among steps, so that each has about as many clips: the fullest first, to the step that has the fewest.
 
     A clip alone in its step would weigh as much as all those of another one. No step is left without a window where
-    there are as many windows as steps. Which step comes when is left to chance: as they are dealt, the windows of one
-    clip would all be in steps that follow one another.
+    there are as many windows as steps. Which step comes when is left to chance: as they are dealt, the fullest windows
+    would all be in steps that follow one another.
     """
     steps: list[list[Window]] = [[] for _ in range(n_steps)]
     fewest = [(0, number) for number in range(n_steps)]

@@ -106,13 +106,18 @@ def join_clips(clips: Sequence[Float16Array], n_frames: Sequence[int], window_fr
     """Features `[frames, n_mels]` of clips that follow one another in one window.
 
     Of each clip but the last its first `n_frames` are taken, which leaves out its silent tail; the last one's tail
-    stays, as far as the window goes. The log-mel spectrum is cut 8 below the maximum of what is in the window (see
-    `LogMelExtractor.log_mel`, which divides by 4): that of a single clip is cut again where another one is louder. So
-    this is what the extractor gives for the joined audio, but for the frames at a join that hear both clips.
+    stays, as far as the window goes.
     """
     kept = [clip[:frames] for clip, frames in zip(clips[:-1], n_frames[:-1], strict=True)]
-    joined = np.concatenate([*kept, clips[-1][: window_frames - sum(n_frames[:-1])]])
-    clipped: Float16Array = np.maximum(joined, joined.max() - np.float16(2.0))
+    return np.concatenate([*kept, clips[-1][: window_frames - sum(n_frames[:-1])]])
+
+
+def cut_range(features: Float16Array) -> Float16Array:
+    """The log-mel spectrum of joined clips, cut 8 below its maximum (see `LogMelExtractor.log_mel`, which divides by
+    4): a clip's own is cut again where another one is louder. So this is what the extractor gives for the joined audio,
+    but for the frames at a join that hear both clips.
+    """
+    clipped: Float16Array = np.maximum(features, features.max() - np.float16(2.0))
     return clipped
 
 

@@ -266,11 +266,13 @@ def _cut(results: TrainingResults) -> str:
 
 
 def _limits(results: TrainingResults) -> str:
+    packed = results.hyperparameters.get("clips_per_window", 1) != 1
+    joined = packed and results.hyperparameters.get("single_clip_share") != 1
     limits = [
         f"Measured on {results.dataset.id} only: expect more errors with other accents, microphones, noise and "
         "subjects.",
-        "Trained on single clips without timestamps: on long recordings, in timestamps and in other languages it may "
-        "do worse than the base model.",
+        f"Trained on single clips{', and on some that were joined' if joined else ' without timestamps'}: on long "
+        "recordings, in timestamps and in other languages it may do worse than the base model.",
         "Like every Whisper model it can write fluent text where there is silence, noise or music.",
     ]
     if results.task == "translate":

@@ -176,12 +176,12 @@ class TrainParameters(JobParameters):
     )
     grad_accum_steps: PositiveInt = _parameter("this many times the clips in an optimizer step", default=1)
     packing: Switch = _parameter(
-        "train on several clips in one window of the model; auto: when clips are so short that windows hold 1.5 of "
-        "them or more",
+        "train on several clips in one window of the model, and on two windows or more in a step; auto: when clips are "
+        "so short that windows hold 1.5 of them or more",
         default="auto",
     )
     single_clip_share: Annotated[float, Field(ge=0, le=1)] = _parameter(
-        "with packing, train on clips as if each was alone in this share of the windows; the others join theirs",
+        "with packing, train on each clip in this share of the windows as if it was alone, and join those in others",
         "fraction of windows",
         0.75,
     )

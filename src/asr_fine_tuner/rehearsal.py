@@ -143,7 +143,7 @@ def longest_transcripts(source: TrainingInput, folder: Path, parameters: TrainPa
     """An artifact of the clips with the longest transcripts: one optimizer step to train, one batch to evaluate.
 
     They take the most time, and about the most memory: features fill the window, however short the audio. Clips that
-    are packed take less time than these, which hardly fit together.
+    are packed take less time than these, which hardly fit together and are mostly rehearsed one to a window.
     """
     counts = dict.fromkeys(SPLITS, parameters.eval_batch_size)
     counts["train"] = parameters.train_batch_size * parameters.grad_accum_steps

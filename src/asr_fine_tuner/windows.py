@@ -11,7 +11,7 @@ import torch
 from asr_fine_tuner.artifact import ArtifactSplit
 from asr_fine_tuner.batches import LabelledFeatures, steps_in_epoch
 from asr_fine_tuner.errors import PermanentError
-from asr_fine_tuner.features import FRAMES_PER_POSITION, Float16Array, join_clips
+from asr_fine_tuner.features import FRAMES_PER_POSITION, Float16Array, cut_range, join_clips
 from asr_fine_tuner.labels import POSITIONS_PER_SECOND, LabelEncoder
 from asr_fine_tuner.manifest import ModelFormat
 from asr_fine_tuner.packing import ClipLengths, Kind, Packer, PackingRules, Window
@@ -43,12 +43,14 @@ class TrainingWindows(torch.utils.data.Dataset[LabelledFeatures]):
         index = list(window.clips)
         ends: list[int] = np.cumsum(self.positions[index]).tolist()
         texts = [self.clips.labels(clip) for clip in index]
+        features = self._features(index)
         if window.kind is not Kind.APART:
             bounds = [0, *ends] if window.kind is Kind.TIMESTAMPED else None
             texts = [np.array(self.labels.join([labels.tolist() for labels in texts], bounds), np.int32)]
+            features = cut_range(features)
         return LabelledFeatures(
             index=index[0],
-            features=self._features(index),
+            features=features,
             texts=tuple(texts),
             seconds=float(self.clips.seconds[index].sum()),
             ends=tuple(ends),
@@ -56,8 +58,6 @@ class TrainingWindows(torch.utils.data.Dataset[LabelledFeatures]):
 
     def _features(self, clips: list[int]) -> Float16Array:
         features = [self.clips.features(clip) for clip in clips]
-        if len(clips) == 1:
-            return features[0]
         return join_clips(features, (FRAMES_PER_POSITION * self.positions[clips]).tolist(), self.window_frames)
 
 
@@ -87,7 +87,10 @@ def plan_windows(
     if parameters.packing == "off":
         return unpacked
     if rules.clips == 1:
-        logger.info("packing is off: an optimizer step has fewer than four clips")
+        asked = parameters.packing == "on"
+        logger.log(
+            logging.WARNING if asked else logging.INFO, "packing is off: an optimizer step has fewer than four clips"
+        )
         return unpacked
     n_windows = len(packed.first_epoch)
     per_window = len(clips) / n_windows
