@@ -104,7 +104,7 @@ def test_generation_stops_at_max_sequence_length(of_memorised: FineTuning) -> No
     evaluation = tuning.trainer.assess(clips, "train")
     assert evaluation.max_new_tokens == 3
     assert evaluation.predictions == _generated(tuning, clips, 3)
-    assert all(len(tuning.labels.tokenizer(text, add_special_tokens=False).input_ids) <= 3
+    assert all(len(tuning.labels.tokenizer(f" {text}", add_special_tokens=False).input_ids) <= 3
                for text in evaluation.predictions)  # fmt: skip
 
 

@@ -172,9 +172,9 @@ def test_a_translation_is_scored_as_english(
     }
     artifact = write_artifact(tmp_path / "translate", tiny_model, tiny_artifact, splits, task="translate")
     given = changed(
-        parameters, artifact_name=str(artifact), task="translate", max_steps=40, learning_rate=1e-2, eval_steps=40
+        parameters, artifact_name=str(artifact), task="translate", max_steps=80, learning_rate=1e-2, eval_steps=20
     )
-    result = train(changed(given, max_sequence_length=40, save_steps=40))
+    result = train(changed(given, max_sequence_length=40, save_steps=80))
     generation = json.loads((result.model_dir / "generation_config.json").read_text())
     assert (generation["language"], generation["task"]) == ("it", "translate")
     assert read_results(result.model_dir / "results.json").task == "translate"
@@ -204,8 +204,8 @@ def test_an_english_only_checkpoint_has_neither_language_nor_task(
         language="english",
         language_token="en",
     )
-    given = {"artifact_name": str(artifact), "model_id": str(english), "train_batch_size": 4, "max_steps": 60}
-    result = train(changed(parameters, **given, learning_rate=5e-3, eval_steps=20, save_steps=60, evaluate_base=True))
+    given = {"artifact_name": str(artifact), "model_id": str(english), "train_batch_size": 4, "max_steps": 120}
+    result = train(changed(parameters, **given, learning_rate=5e-3, eval_steps=20, save_steps=120, evaluate_base=True))
     assert result.metrics["test_tuned_wer"] == 0
     finished = json.loads((result.model_dir / "generation_config.json").read_text())
     assert finished["is_multilingual"] is False

@@ -200,10 +200,9 @@ def _broken(clips: list[Clip], index: int) -> list[Clip]:
 def test_a_loss_that_is_not_finite_ends_training_before_the_step(
     parameters: TrainParameters, tiny_model: Path, tiny_artifact: Path, tmp_path: Path
 ) -> None:
-    order = [int(index) for step in fine_tuning_of(parameters).trainer.get_train_dataloader()
-             for batch in step.micro_batches for index in batch["clip_index"]]  # fmt: skip
+    third_step = list(fine_tuning_of(parameters).trainer.get_train_dataloader())[2]
     splits = {split: clips_of(tiny_artifact, split) for split in SPLITS}
-    splits["train"] = _broken(splits["train"], order[5])
+    splits["train"] = _broken(splits["train"], int(third_step.micro_batches[0]["clip_index"][0]))
     artifact = write_artifact(tmp_path / "nan", tiny_model, tiny_artifact, splits)
     given = changed(parameters, artifact_name=str(artifact), output_dir=str(tmp_path / "nan-run"), save_steps=1)
 

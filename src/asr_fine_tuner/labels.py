@@ -40,6 +40,7 @@ class LabelEncoder:
             PermanentError: the checkpoint has no token for the language, or is English-only and asked for another one.
         """
         self.tokenizer = tokenizer
+        self._space = self._text_ids(" ")
         self._unspaced = task == "transcribe" and language_code in UNSPACED_LANGUAGES
         if multilingual:
             if f"<|{language_code}|>" not in tokenizer.get_vocab():
@@ -69,12 +70,15 @@ class LabelEncoder:
 
         A space is before the text, as in all that Whisper was trained on (DecodingTask._get_initial_tokens of
         openai/whisper writes prompts so): a model that unlearns it runs sentences together where the windows of a long
-        recording meet. Languages that are written without spaces have none.
+        recording meet. Languages that are written without spaces have none, and neither has a text before whose first
+        letter the space is a token by itself (of most Indic scripts, say): generation never begins with that one.
 
         What reads like a token in the transcript (`<|endoftext|>`) is spelt as text, so that it cannot end the labels.
         """
-        spaced = text if self._unspaced else f" {text}"
-        return list(self.tokenizer.build_inputs_with_special_tokens(self._text_ids(spaced)))
+        ids = self._text_ids(text if self._unspaced else f" {text}")
+        if ids[:1] == self._space:
+            del ids[0]
+        return list(self.tokenizer.build_inputs_with_special_tokens(ids))
 
     def join(self, labels: Sequence[list[int]], bounds: Sequence[int] | None) -> list[int]:
         """Labels of transcripts that follow one another in one window, from those that `encode` makes of each.
@@ -85,12 +89,12 @@ class LabelEncoder:
         prompt, end = labels[0][: self.prompt_length], labels[0][-1]
         own = [ids[self.prompt_length : -1] for ids in labels]
         if bounds is None:
-            return [*prompt, *itertools.chain(*own), end]
+            return [*prompt, *own[0], *itertools.chain(*map(self._spaced, own[1:])), end]
         # <|notimestamps|> is the last of the prompt, and <|0.00|> comes right behind it in the vocabulary.
         first_timestamp = prompt.pop() + 1
         joined = prompt
         for ids, (begin, stop) in zip(own, itertools.pairwise(bounds), strict=True):
-            joined += [first_timestamp + begin, *ids, first_timestamp + stop]
+            joined += [first_timestamp + begin, *self._spaced(ids), first_timestamp + stop]
         return [*joined, end]
 
     @property
@@ -103,6 +107,12 @@ class LabelEncoder:
         first: int = self.tokenizer.prefix_tokens[-1] + 1
         bounds = self.tokenizer.convert_ids_to_tokens([first, first + positions])
         return list(bounds) == ["<|0.00|>", f"<|{positions / POSITIONS_PER_SECOND:.2f}|>"]
+
+    def _spaced(self, ids: list[int]) -> list[int]:
+        """A text behind another one or a timestamp."""
+        if self._unspaced or str(self.tokenizer.decode(ids[:1])).startswith(" "):
+            return ids
+        return [*self._space, *ids]
 
     def _text_ids(self, text: str) -> list[int]:
         # The tokenizer's own split_special_tokens leaves timestamps whole; cut within the marker, nothing matches.

@@ -95,7 +95,7 @@ class Packer:
         """All windows of an epoch, in an order that is left to chance; all follows from seed and epoch alone."""
         chance = np.random.default_rng([self.seed, epoch])
         order = chance.permutation(len(self))
-        fillings = self._together(order, chance)
+        fillings = self._alone(order) if self.rules.clips == 1 else self._together(order, chance)
         drawn = chance.random(len(fillings)).tolist()
         place = np.argsort(order)
         return [
