@@ -166,14 +166,14 @@ def _steps(n_clips: int, sizes: BatchSizes, epoch: int = 0, clips_in_a_window: i
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_step_has_the_same_windows_on_any_number_of_processes(n_clips: int, effective: int, packed: bool) -> None:
     n_steps = steps_in_epoch(n_clips, effective)
-    clips_in_a_window = n_clips // n_steps if packed else 1
+    clips_in_a_window = max(1, n_clips // n_steps // 2) if packed else 1  # as `plan_windows` does
     steps = _steps(n_clips, BatchSizes(effective, effective), clips_in_a_window=clips_in_a_window)
     assert len(steps) == n_steps
     assert all(steps), "no step has nothing to learn"
     assert sorted(clip for step in steps for window in step for clip in window.clips) == list(range(n_clips))
     clips = [sum(len(window.clips) for window in step) for step in steps]
     # A clip in a step of few would weigh more than one in a step of many.
-    assert max(clips) - min(clips) <= (max(len(window.clips) for step in steps for window in step) if packed else 1)
+    assert max(clips) - min(clips) <= clips_in_a_window
     assert packed or max(clips) <= effective
     for processes in (2, 3, 5):
         sizes = BatchSizes(effective, 2, processes)

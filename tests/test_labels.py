@@ -120,7 +120,10 @@ def test_markup_in_a_transcript_is_text_and_no_token(text: str, italian: LabelEn
     vocabulary = italian.tokenizer.get_vocab()
     own = {token_id for token, token_id in vocabulary.items() if token.startswith("<|")}
     assert not own & set(ids[4:-1])
-    assert italian.tokenizer.decode(ids[4:-1], skip_special_tokens=True, decode_with_timestamps=True).strip() == text
+    # Before "<" the space would be a token by itself in this vocabulary.
+    space = " " if text[0].isalpha() else ""
+    decoded = italian.tokenizer.decode(ids[4:-1], skip_special_tokens=True, decode_with_timestamps=True)
+    assert decoded == f"{space}{text}"
 
 
 def test_what_says_that_a_checkpoint_is_multilingual(tmp_path: Path) -> None:
