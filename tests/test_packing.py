@@ -81,9 +81,10 @@ def test_a_clip_beyond_a_limit_has_a_window_of_its_own() -> None:
     assert sorted(tuple(sorted(window.clips)) for window in windows) == [(0,), (1, 2), (3,)]
 
 
-def test_a_clip_with_no_room_for_timestamps_has_none() -> None:
-    long = ClipLengths(np.array([900]), np.array([449]), np.array([0], np.int32))
-    assert Packer(long, replace(RULES, timestamped_share=1.0), seed=1).windows(0) == [Window((0,), Kind.JOINED)]
+@pytest.mark.parametrize(("labels", "kind"), [(446, Kind.TIMESTAMPED), (448, Kind.JOINED), (449, Kind.JOINED)])
+def test_a_clip_with_no_room_for_timestamps_has_none(labels: int, kind: Kind) -> None:
+    long = ClipLengths(np.array([900]), np.array([labels]), np.array([0], np.int32))
+    assert Packer(long, replace(RULES, timestamped_share=1.0), seed=1).windows(0) == [Window((0,), kind)]
 
 
 def test_windows_follow_from_seed_and_epoch() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from speech import synthesize
 from tiny_training import changed, fine_tuning_of, log_history, sigterm_at, weights_of
 from transformers import WhisperFeatureExtractor
@@ -16,7 +17,7 @@ from asr_fine_tuner.batches import BatchSizes, TrainingSteps
 from asr_fine_tuner.features import Float32Array, LogMelExtractor, cut_range, join_clips, pad_to_window
 from asr_fine_tuner.fine_tuning import FineTuning
 from asr_fine_tuner.labels import LabelEncoder
-from asr_fine_tuner.packing import Kind, Window
+from asr_fine_tuner.packing import ADDED_BY_TIMESTAMPS, Kind, Window
 from asr_fine_tuner.training import train
 
 FRAME, POSITION = 160, 320  # samples
@@ -78,6 +79,18 @@ def test_labels_of_a_window_are_those_of_the_joined_text(labels: LabelEncoder) -
         "<|0.00|> Buongiorno a tutti.<|1.22|><|1.22|> Come va?<|2.00|><|2.00|> 2 + 2 fa 4<|4.00|><|endoftext|>"
     )
     assert labels.join(own[:1], None) == own[0]
+
+
+@pytest.mark.parametrize("english_only", [False, True])
+@pytest.mark.parametrize("texts", [["Sì."], ["2 + 2"], ["2 + 2", "<a>", "Sì."]])
+def test_timestamps_add_no_more_labels_than_there_is_room_for(texts: list[str], english_only: bool) -> None:
+    """The space before "2" is a token by itself, which only a text behind another token has."""
+    folder, code = (tiny.english_model(), "en") if english_only else (tiny.model(), "it")
+    labels = LabelEncoder.from_folder(folder, code, "transcribe")
+    own = [labels.encode(text) for text in texts]
+    apart = sum(map(len, own))
+    assert len(labels.join(own, None)) <= apart
+    assert len(labels.join(own, list(range(len(own) + 1)))) <= apart + ADDED_BY_TIMESTAMPS
 
 
 def test_a_language_without_spaces_is_joined_without(tiny_model: Path) -> None:

@@ -18,6 +18,8 @@ _BLOCK = 1024
 _LOOSE = 0.5
 # Clips that differ in length by up to this factor are fitted in any order.
 _ABOUT = 0.5
+# Tokens that clips with timestamps can have more than the same ones apart have together.
+ADDED_BY_TIMESTAMPS = 2
 
 
 class Kind(enum.Enum):
@@ -111,8 +113,9 @@ class Packer:
         rules = self.rules
         if drawn < rules.apart_share:
             return Kind.APART
-        timestamped = drawn < rules.apart_share + rules.timestamped_share and filling.labels <= rules.labels
-        return Kind.TIMESTAMPED if timestamped else Kind.JOINED
+        fits = filling.labels + ADDED_BY_TIMESTAMPS <= rules.labels
+        timestamped = drawn < rules.apart_share + rules.timestamped_share
+        return Kind.TIMESTAMPED if timestamped and fits else Kind.JOINED
 
     def _together(self, clips: npt.NDArray[np.int64], chance: np.random.Generator) -> list[_Filling]:
         by_speaker = clips[np.argsort(self.lengths.speakers[clips], kind="stable")]
