@@ -53,6 +53,7 @@ def test_the_hub_can_file_the_model(tmp_path: Path) -> None:
     [
         ({"clips_per_window": 5.5, "single_clip_share": 0.75}, "single clips, and on some that were joined: on long"),
         ({"clips_per_window": 5.5, "single_clip_share": 1.0}, "single clips without timestamps: on long"),
+        ({"clips_per_window": 5.5, "single_clip_share": 0.0}, "Trained on clips that were joined: on long"),
         ({"clips_per_window": 1.0, "single_clip_share": 0.75}, "single clips without timestamps: on long"),
     ],
 )

@@ -182,6 +182,15 @@ def test_an_artifact_of_another_model(tiny_artifact: Path, parameters: TrainPara
     assert {found[name].status for name in ("weights", "rehearsal")} == {"not checked"}
 
 
+def test_memory_is_planned_for_the_windows_of_the_job(parameters: TrainParameters, short_clips: Path) -> None:
+    packed = changed(parameters, artifact_name=str(short_clips), train_batch_size=10)
+    found = examined(packed, ExitCode.DONE)
+    # Ten clips in three windows, and one more where a step has more of them.
+    assert "up to 4 windows at once" in found["memory"].found
+    unpacked = examined(changed(packed, packing="off"), ExitCode.DONE)
+    assert "up to 10 windows at once" in unpacked["memory"].found
+
+
 def test_a_lock_that_another_job_holds(parameters: TrainParameters) -> None:
     folder = Path(str(parameters.output_dir))
     with exclusive(folder / "lock", what="it"):

@@ -1,4 +1,4 @@
-"""The rehearsal runs the job's own parts, on the longest transcripts, and leaves nothing."""
+"""The rehearsal runs the job's own parts, on its fullest windows, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_training import changed, clips_of, sigterm_at, write_artifact
+from tiny_training import changed, clips_of, fine_tuning_of, sigterm_at, write_artifact
 
 from asr_fine_tuner.errors import InterruptedJob, PermanentError
 from asr_fine_tuner.parameters import TrainParameters
-from asr_fine_tuner.rehearsal import Pace, longest_transcripts, rehearse
+from asr_fine_tuner.rehearsal import Pace, fullest_step, rehearse
 from asr_fine_tuner.trainer import WhisperTrainer
 from asr_fine_tuner.training_input import open_artifact
 
@@ -22,7 +22,8 @@ from asr_fine_tuner.training_input import open_artifact
 def run(parameters: TrainParameters, parent: Path) -> Pace:
     parent.mkdir(exist_ok=True)
     try:
-        return rehearse(open_artifact(parameters), Path(parameters.model_id), parameters, parent)
+        packer = fine_tuning_of(parameters).packer
+        return rehearse(open_artifact(parameters), packer, Path(parameters.model_id), parameters, parent)
     finally:
         assert list(parent.iterdir()) == []
 
@@ -40,9 +41,8 @@ def test_it_trains_resumes_and_finishes(
 
 def test_it_takes_the_longest_transcripts(parameters: TrainParameters, tmp_path: Path) -> None:
     source = open_artifact(parameters)
-    chosen = longest_transcripts(
-        source, tmp_path / "chosen", changed(parameters, train_batch_size=3, eval_batch_size=1)
-    )
+    little = changed(parameters, train_batch_size=3, eval_batch_size=1)
+    chosen = fullest_step(source, fine_tuning_of(parameters).packer, tmp_path / "chosen", little)
     for split, count in (("train", 3), ("validation", 1), ("test", 1)):
         there, taken = clips_of(source.folder, split), clips_of(chosen.folder, split)
         lengths = sorted((len(clip.labels) for clip in there), reverse=True)
@@ -50,6 +50,22 @@ def test_it_takes_the_longest_transcripts(parameters: TrainParameters, tmp_path:
         assert [len(clip.labels) for clip in taken] == lengths[:count]
         original = {clip.id: clip for clip in there}
         assert all((clip.features == original[clip.id].features).all() for clip in taken)
+
+
+def test_it_packs_as_the_job_does(
+    parameters: TrainParameters, short_clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    packed = changed(parameters, artifact_name=str(short_clips), train_batch_size=5)
+    packer = fine_tuning_of(packed).packer
+    by_labels = sorted(packer.first_epoch, key=packer.n_labels, reverse=True)
+    chosen = fullest_step(open_artifact(packed), packer, tmp_path / "chosen", packed)
+    ids = [clip.id for clip in clips_of(short_clips, "train")]
+    assert [clip.id for clip in clips_of(chosen.folder, "train")] == [
+        ids[clip] for window in by_labels for clip in window.clips
+    ][:5]
+    caplog.set_level(logging.INFO, "asr_fine_tuner")
+    run(packed, tmp_path / "volume")
+    assert caplog.text.count("packing is on: 5 clips in 3 windows") == 2, "trained, and resumed"
 
 
 def test_a_loss_that_is_not_finite_is_found(

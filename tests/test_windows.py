@@ -174,6 +174,17 @@ def test_a_step_has_two_windows_or_more(packed: TrainParameters) -> None:
     assert max(len(window.clips) for window in _windows(tuning)) == 2
 
 
+def test_it_says_where_more_clips_to_a_step_would_fill_windows(
+    packed: TrainParameters, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = "no more than 2 clips to a window, half of a step's"
+    for train_batch_size, expected in ((5, True), (10, False)):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "asr_fine_tuner"):
+            fine_tuning_of(changed(packed, train_batch_size=train_batch_size))
+        assert (told in caplog.text) == expected
+
+
 def test_too_few_clips_to_a_step_are_not_packed(packed: TrainParameters, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "asr_fine_tuner"):
         for packing in ("auto", "on"):
@@ -219,6 +230,19 @@ def test_a_packed_run_that_is_interrupted_in_an_epoch_ends_with_the_same_weights
     result = train(parts)
     assert weights_of(result.model_dir) == weights_of(whole.model_dir)
     assert log_history(result.model_dir.parent) == log_history(whole.model_dir.parent)
+
+
+@pytest.mark.parametrize(
+    "options", [{"freeze_encoder": True}, {"lora_rank": 4}, {"spec_augment": True}, {"gradient_checkpointing": "on"}]
+)
+def test_clips_that_are_apart_are_learnt_in_any_way_of_training(
+    options: dict[str, object], packed: TrainParameters
+) -> None:
+    steps = {"max_steps": 12, "eval_steps": 12, "save_steps": 12, "warmup_steps": 1, "learning_rate": 5e-3}
+    tuning = fine_tuning_of(changed(packed, **steps, single_clip_share=1.0, max_eval_samples=1, **options))
+    tuning.trainer.train()
+    losses = [entry["loss"] for entry in tuning.trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_packed_clips_are_learnt(packed: TrainParameters) -> None:

@@ -9,7 +9,7 @@ import psutil
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from asr_fine_tuner.device_plan import DevicePlan, plan_device, training_footprint
+from asr_fine_tuner.device_plan import LONGEST_TYPICAL_LABELS, DevicePlan, plan_device, training_footprint
 from asr_fine_tuner.disk import readable_size
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.lora import add_adapters
@@ -57,18 +57,22 @@ def outline(model_folder: Path, parameters: TrainParameters) -> WhisperForCondit
     return model
 
 
-def plan_memory(parameters: TrainParameters, model: WhisperForConditionalGeneration) -> MemoryPlan:
+def plan_memory(
+    parameters: TrainParameters, model: WhisperForConditionalGeneration, n_labels: int = LONGEST_TYPICAL_LABELS
+) -> MemoryPlan:
     """
+    n_labels: of the window with the most.
+
     Raises:
         PermanentError: the device cannot compute in the precision asked for, or has not enough free memory: on a GPU
             for evaluating one clip, since there the job makes its batches smaller; else for a batch, since the job is
             killed.
     """
     free, where = free_memory()
-    device = plan_device(parameters, model, free)
+    device = plan_device(parameters, model, free, n_labels)
 
     def plan(train_batch: int, eval_batch: int) -> MemoryPlan:
-        training = training_footprint(model, replace(device, micro_batch=train_batch))
+        training = training_footprint(model, replace(device, micro_batch=train_batch), n_labels)
         evaluation = evaluation_bytes(model, eval_batch, parameters.max_sequence_length, device.precision)
         return MemoryPlan(device, training, evaluation, free, where)
 

@@ -267,17 +267,24 @@ def _cut(results: TrainingResults) -> str:
 
 def _limits(results: TrainingResults) -> str:
     packed = results.hyperparameters.get("clips_per_window", 1) != 1
-    joined = packed and results.hyperparameters.get("single_clip_share") != 1
+    apart = results.hyperparameters.get("single_clip_share") if packed else 1
     limits = [
         f"Measured on {results.dataset.id} only: expect more errors with other accents, microphones, noise and "
         "subjects.",
-        f"Trained on single clips{', and on some that were joined' if joined else ' without timestamps'}: on long "
-        "recordings, in timestamps and in other languages it may do worse than the base model.",
+        f"Trained on {_heard(apart)}: on long recordings, in timestamps and in other languages it may do worse than "
+        "the base model.",
         "Like every Whisper model it can write fluent text where there is silence, noise or music.",
     ]
     if results.task == "translate":
         limits.append("WER and CER say less about translations than about transcripts.")
     return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _heard(apart: object) -> str:
+    """apart: share of the windows whose clips were kept apart."""
+    if apart == 1:
+        return "single clips without timestamps"
+    return "clips that were joined" if apart == 0 else "single clips, and on some that were joined"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], align: Sequence[str] = ()) -> str:

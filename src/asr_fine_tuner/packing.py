@@ -87,7 +87,11 @@ class Packer:
     @functools.cached_property
     def most_labels(self) -> int:
         """Labels of the window of the first epoch that has the most, at least."""
-        return max(int(self.lengths.labels[list(window.clips)].sum()) for window in self.first_epoch)
+        return max(map(self.n_labels, self.first_epoch))
+
+    def n_labels(self, window: Window) -> int:
+        """Of its clips, each written by itself."""
+        return int(self.lengths.labels[list(window.clips)].sum())
 
     @functools.cached_property
     def first_epoch(self) -> list[Window]:

@@ -16,19 +16,23 @@ from asr_fine_tuner.disk import bytes_below, existing_parent, free_bytes, readab
 from asr_fine_tuner.encoding import model_format
 from asr_fine_tuner.errors import InterruptedJob, PermanentError
 from asr_fine_tuner.files import exclusive
+from asr_fine_tuner.labels import LabelEncoder
 from asr_fine_tuner.launch import launch_of
 from asr_fine_tuner.locations import public_name
 from asr_fine_tuner.manifest import ModelFormat
 from asr_fine_tuner.memory import MemoryPlan, outline, plan_memory
+from asr_fine_tuner.packing import Packer
 from asr_fine_tuner.parameters import TrainParameters, default_model_name
 from asr_fine_tuner.preflight_report import CHECKS, PreflightReport
 from asr_fine_tuner.quiet import quiet_libraries
 from asr_fine_tuner.rehearsal import Pace, rehearse
 from asr_fine_tuner.run_folder import RunFolder
 from asr_fine_tuner.run_size import DiskEstimate, transcript_bytes
+from asr_fine_tuner.step_division import StepLoad
 from asr_fine_tuner.tracking import check_tracking
 from asr_fine_tuner.training import run_folder, run_identity
 from asr_fine_tuner.training_input import TrainingInput, check_fits, open_artifact
+from asr_fine_tuner.windows import plan_windows
 
 # A job waits ten minutes for a Hub that is down; whoever waits for a preflight wants to know now.
 _HUB_PATIENCE_SECONDS = "20"
@@ -72,6 +76,14 @@ class _Model:
 
 
 @dataclass(frozen=True, slots=True)
+class _Fitting:
+    """An artifact that fits the model, and the windows that the job would train on."""
+
+    source: TrainingInput
+    packer: Packer
+
+
+@dataclass(frozen=True, slots=True)
 class _Run:
     folder: RunFolder
     steps_done: int
@@ -87,7 +99,7 @@ class _Examination:
         self._free = free
         self._model: _Model | None = None
         self._source: TrainingInput | None = None
-        self._fitting: TrainingInput | None = None
+        self._fitting: _Fitting | None = None
         self._run: _Run | None = None
         self._disk: DiskEstimate | None = None
         self._memory: MemoryPlan | None = None
@@ -120,9 +132,8 @@ class _Examination:
         )
 
     def _check_parameters(self) -> Found[None]:
-        parameters = self.parameters
-        clips = parameters.train_batch_size * parameters.grad_accum_steps
-        return Found(f"{parameters.max_steps} steps of {clips} clips, evaluated every {parameters.eval_steps}", None)
+        asked, clips = self.parameters, self._effective_batch
+        return Found(f"{asked.max_steps} steps of {clips} clips, evaluated every {asked.eval_steps}", None)
 
     def _check_token(self) -> Found[None]:
         whose = hub.whose_token()
@@ -152,10 +163,14 @@ class _Examination:
         splits = ", ".join(f"{split} of {'+'.join(names) or 'train'}" for split, names in found.splits.items())
         return Found(f"{found.name} ({found.config}): {splits}; text in {found.columns.text}", None)
 
-    def _check_fit(self) -> Found[TrainingInput]:
+    def _check_fit(self) -> Found[_Fitting]:
         source, model = needed(self._source, "the artifact"), needed(self._model, "the model")
         check_fits(source.manifest, model.format)
-        return Found("features and labels of the artifact are those of the model", source)
+        encoding = source.manifest.encoding
+        labels = LabelEncoder.from_folder(model.files.folder, encoding.language_token, encoding.task)
+        made_for = source.manifest.model
+        packer = plan_windows(source.clips("train"), labels, made_for, self.parameters, self._effective_batch)
+        return Found("features and labels of the artifact are those of the model", _Fitting(source, packer))
 
     def _check_publishing(self) -> Found[None]:
         if not self.parameters.publish:
@@ -171,7 +186,7 @@ class _Examination:
                 pass
         if self._fitting is None or self._model is None:
             return Found(f"{run.folder} can be written; what run it holds was not checked", _Run(run, 0, False))
-        identity = run_identity(self._fitting.manifest, self._model.format, self.parameters)
+        identity = run_identity(self._fitting.source.manifest, self._model.format, self.parameters)
         run.check(identity, resume=self.parameters.resume)
         if run.is_finished():
             return Found(f"{run.model} is finished; the job would only publish it", _Run(run, 0, True))
@@ -198,7 +213,12 @@ class _Examination:
     def _check_memory(self) -> Found[MemoryPlan]:
         model = needed(self._model, "the model")
         self._unfinished()
-        plan = plan_memory(self.parameters, outline(model.files.folder, self.parameters))
+        shapes = outline(model.files.folder, self.parameters)
+        if self._fitting is None:
+            plan = plan_memory(self.parameters, shapes)
+        else:
+            load = StepLoad.of(self._fitting.packer, self._effective_batch)
+            plan = plan_memory(load.at_once(self.parameters), shapes, load.labels)
         return Found(f"{plan.device.device}: {plan}", plan)
 
     def _check_weights(self) -> Found[Path]:
@@ -212,12 +232,13 @@ class _Examination:
 
     def _check_rehearsal(self) -> Found[Pace]:
         run, disk = self._unfinished(), needed(self._disk, "room on the disk")
-        source, weights = needed(self._fitting, "an artifact that fits the model"), needed(self._weights, "the weights")
+        fitting = needed(self._fitting, "an artifact that fits the model")
+        weights = needed(self._weights, "the weights")
         needed(self._memory, "enough memory")
         here = existing_parent(run.folder.folder)
         if disk.rehearsal > self._free(here):
             raise NotChecked(f"needs {readable_size(disk.rehearsal)} free at {here}")
-        pace = rehearse(source, weights, self.parameters, here)
+        pace = rehearse(fitting.source, fitting.packer, weights, self.parameters, here)
         smaller = f" with up to {pace.micro_batch} windows at once"
         return Found(
             "trained, evaluated, saved, resumed and reloaded"
@@ -229,9 +250,13 @@ class _Examination:
         )
 
     def _job_seconds(self, pace: Pace, run: _Run | None = None) -> float:
-        run, source = run or needed(self._run, "the output folder"), needed(self._fitting, "the artifact")
-        clips = {split: len(source.clips(split)) for split in SPLITS}
+        run, fitting = run or needed(self._run, "the output folder"), needed(self._fitting, "the artifact")
+        clips = {split: len(fitting.source.clips(split)) for split in SPLITS}
         return pace.job_seconds(self.parameters, clips, run.steps_done)
+
+    @property
+    def _effective_batch(self) -> int:
+        return self.parameters.train_batch_size * self.parameters.grad_accum_steps
 
     def _unfinished(self) -> _Run:
         run = needed(self._run, "the output folder")

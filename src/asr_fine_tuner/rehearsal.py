@@ -1,4 +1,4 @@
-"""A whole job in little: train, evaluate, save, resume and reload in a scratch folder, on the longest transcripts."""
+"""A whole job in little: train, evaluate, save, resume and reload in a scratch folder, on its fullest windows."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from asr_fine_tuner.checkpoints import checkpoint_folder
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.fine_tuning import FineTuning
 from asr_fine_tuner.manifest import MANIFEST_NAME
+from asr_fine_tuner.packing import Packer
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.run_folder import RunFolder
 from asr_fine_tuner.tracking import NoTracker
@@ -54,7 +55,7 @@ class Pace:
     def job_seconds(self, parameters: TrainParameters, clips: Mapping[str, int], steps_done: int) -> float:
         """The rest of a job after `steps_done` steps, if no early stopping ends it.
 
-        It is an upper estimate: the rehearsal has the longest transcripts of each split.
+        It is an upper estimate: the rehearsal has the fullest windows, and the longest transcripts to evaluate.
         """
 
         def left(every: int) -> int:
@@ -72,10 +73,12 @@ class Pace:
         return steps * self.step + evaluated * self.evaluation_batch + left(parameters.save_steps) * self.checkpoint
 
 
-def rehearse(source: TrainingInput, model_folder: Path, parameters: TrainParameters, parent: Path) -> Pace:
+def rehearse(
+    source: TrainingInput, packer: Packer, model_folder: Path, parameters: TrainParameters, parent: Path
+) -> Pace:
     """Train two steps, evaluate, save, resume after the first step, finish, and transcribe with the finished model.
 
-    parent: the folder on whose volume the job will write; nothing stays in it.
+    packer: of the job's clips. parent: the folder on whose volume the job will write; nothing stays in it.
 
     Raises:
         PermanentError: what the job itself would fail with, or there is too little memory.
@@ -89,22 +92,23 @@ def rehearse(source: TrainingInput, model_folder: Path, parameters: TrainParamet
             "save_steps": 1,
             "eval_steps": _STEPS,
             "logging_steps": 1,
+            "packing": "on" if packer.rules.clips > 1 else "off",
             "max_train_samples": None,
             "max_eval_samples": None,
         }
     )
     with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=parent, ignore_cleanup_errors=True) as scratch:
-        longest = longest_transcripts(source, Path(scratch, "artifact"), parameters)
+        fullest = fullest_step(source, packer, Path(scratch, "artifact"), parameters)
         run = RunFolder(Path(scratch, "run"))
         run.folder.mkdir()
         with _memory_explained(parameters):
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
-            pace = _train(run, longest, model_folder, in_little)
+            pace = _train(run, fullest, model_folder, in_little)
             # As a job leaves it that was killed in its second step.
             shutil.rmtree(checkpoint_folder(run.folder, _STEPS))
             run.trained.unlink()
-            _resume(run, longest, model_folder, in_little)
+            _resume(run, fullest, model_folder, in_little)
             _transcribe(run.model)
     return pace
 
@@ -139,23 +143,26 @@ def _transcribe(model_folder: Path) -> None:
     recognise({"raw": np.zeros(rate, np.float32), "sampling_rate": rate}, generate_kwargs={"max_new_tokens": 4})
 
 
-def longest_transcripts(source: TrainingInput, folder: Path, parameters: TrainParameters) -> TrainingInput:
-    """An artifact of the clips with the longest transcripts: one optimizer step to train, one batch to evaluate.
+def fullest_step(source: TrainingInput, packer: Packer, folder: Path, parameters: TrainParameters) -> TrainingInput:
+    """An artifact of one optimizer step, of the clips in the job's windows with the most labels, and of the longest
+    transcripts of the other splits, one batch to evaluate.
 
-    They take the most time, and about the most memory: features fill the window, however short the audio. Clips that
-    are packed take less time than these, which hardly fit together and are mostly rehearsed one to a window.
+    They take the most time and memory: features fill the window, however short the audio.
     """
+    in_order = {split: np.argsort(-source.clips(split).label_counts, kind="stable").tolist() for split in SPLITS}
     counts = dict.fromkeys(SPLITS, parameters.eval_batch_size)
+    by_labels = sorted(packer.first_epoch, key=packer.n_labels, reverse=True)
+    in_order["train"] = [clip for window in by_labels for clip in window.clips]
     counts["train"] = parameters.train_batch_size * parameters.grad_accum_steps
     n_mels = source.manifest.model.n_mels
     for split in SPLITS:
         clips = source.clips(split)
-        lengths = np.array([len(clips.labels(index)) for index in range(len(clips))])
         (folder / split).mkdir(parents=True)
         writer = ClipWriter(folder / split / "data.arrow", n_mels)
-        for index in np.argsort(-lengths, kind="stable")[: counts[split]].tolist():
+        for index in in_order[split][: counts[split]]:
             labels, seconds = clips.labels(index).tolist(), float(clips.seconds[index])
-            writer.append(Clip(clips.ids[index], clips.features(index), labels, seconds, clips.texts[index], None))
+            speaker = str(clips.speaker_numbers[index])  # clips of one are put together
+            writer.append(Clip(clips.id(index), clips.features(index), labels, seconds, clips.text(index), speaker))
         writer.close()
     write_dataset_metadata(folder, {split: ["data.arrow"] for split in SPLITS}, n_mels, source.manifest.sha256)
     (folder / MANIFEST_NAME).write_text(source.manifest.to_json(), encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import WhisperForConditionalGeneration
@@ -19,6 +19,24 @@ from asr_fine_tuner.ranks import Ranks
 from asr_fine_tuner.run_folder import FittedBatch
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoad:
+    """What there is to do in an optimizer step. windows: on average, over all processes. labels: of the fullest one."""
+
+    windows: float
+    labels: int
+
+    @classmethod
+    def of(cls, packer: Packer, effective_batch: int) -> StepLoad:
+        return cls(len(packer.first_epoch) / steps_in_epoch(len(packer), effective_batch), packer.most_labels)
+
+    def at_once(self, parameters: TrainParameters, processes: int = 1) -> TrainParameters:
+        """With a `train_batch_size` of about the windows of a step: it would not pay to keep room for more, or to
+        checkpoint for them."""
+        windows = min(parameters.train_batch_size, math.ceil(self.windows / processes) + 1)
+        return parameters.model_copy(update={"train_batch_size": windows})
 
 
 class StepDivision:
@@ -45,13 +63,12 @@ class StepDivision:
         """fitted: what fitted when memory had run out."""
         self.parameters = parameters
         self._effective_batch, self._ranks = effective_batch, ranks
-        self._most_labels = packer.most_labels
-        self._windows_in_a_step = len(packer.first_epoch) / steps_in_epoch(len(packer), effective_batch)
+        self._load = StepLoad.of(packer, effective_batch)
         self._take(fitted or FittedBatch(parameters.train_batch_size, gradient_checkpointing=False))
-        if ranks.size > 1 and self._windows_in_a_step < 2 * ranks.size:
+        if ranks.size > 1 and self._load.windows < 2 * ranks.size:
             logger.warning(
                 "a step has about %.1f windows, which do not keep %d processes busy: raise --train_batch_size",
-                self._windows_in_a_step,
+                self._load.windows,
                 ranks.size,
             )
 
@@ -71,16 +88,12 @@ class StepDivision:
         free, _ = free_memory()
         if not torch.cuda.is_available():
             free //= self._ranks.on_this_node
-        # About as many as a step has: it would not pay to keep room for more, or to checkpoint for them.
-        at_once = math.ceil(self._windows_in_a_step / self._ranks.size) + 1
-        asked = min(self.parameters.train_batch_size, at_once)
-        own = plan_device(
-            self.parameters.model_copy(update={"train_batch_size": asked}), model, free, self._most_labels
-        )
+        asked = self._load.at_once(self.parameters, self._ranks.size)
+        own = plan_device(asked, model, free, self._load.labels)
         self.device = common_plan(self._ranks.gather(own))
         self.sizes = BatchSizes(self._effective_batch, self.device.micro_batch, self._ranks.size)
         told = self.sizes
-        if told.micro == asked:  # memory asked for no smaller ones
+        if told.micro == asked.train_batch_size:  # memory asked for no smaller ones
             told = replace(told, micro=self.parameters.train_batch_size)
         divided = {"train_batch_size": told.micro, "grad_accum_steps": told.accumulated}
         self.parameters = self.parameters.model_copy(update=divided)

@@ -114,6 +114,11 @@ def plan_windows(
         per_window,
         100 * clips.hours * 3600 / (n_windows * model.window_seconds),
     )
+    if sum(len(window.clips) == rules.clips for window in packed.first_epoch) > n_windows / 2:
+        logger.info(
+            "no more than %d clips to a window, half of a step's: a larger --train_batch_size would fill windows",
+            rules.clips,
+        )
     return packed
 
 
