@@ -23,6 +23,7 @@ table is printed and written to `build/quality.md`; the last line is one JSON ob
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import shutil
@@ -77,6 +78,11 @@ class Options:
     given: tuple[tuple[str, object], ...] = ()
     packed: tuple[tuple[str, object], ...] = ()
 
+    @property
+    def digest(self) -> str:
+        """Of them all: two measurements with other options may run at once."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+
 
 SMALL = Options(Recipe(), Clips(), steps=2400)
 WHISPER = Options(
@@ -128,7 +134,7 @@ class Way:
 def fine_tune(learner: Learner, way: Way, seed: int, options: Options, folder: Path) -> Run:
     """Train and transcribe; what was trained is left in a folder, from which no other run continues."""
     name = f"{way.name}-seed-{seed}"
-    output = folder / "runs" / name
+    output = folder / "runs" / options.digest / name
     shutil.rmtree(output, ignore_errors=True)
     artifact_name = learner.artifact_name(way.dataset)
     given = {"model_id": learner.base, "artifact_name": artifact_name, "output_dir": output, "seed": seed}
