@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from asr_fine_tuner import device_peak as device_peak_module
 from asr_fine_tuner.device_peak import data_sheet_peak, device_peak
 
 
@@ -57,11 +58,23 @@ def test_a_processor_is_measured_in_no_time() -> None:
     assert reached / 20 < peak.flops < 20 * reached
 
 
+def test_what_goes_by_before_the_first_product_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, multiply = device_peak_module._measured.__wrapped__, device_peak_module._multiply
+    undisturbed = measure(torch.device("cpu"), "fp32")
+    asleep = iter([1.0])
+
+    def multiplied(matrix: torch.Tensor) -> float:
+        seconds = next(asleep, 0.0)
+        time.sleep(seconds)
+        return seconds + multiply(matrix)
+
+    monkeypatch.setattr(device_peak_module, "_multiply", multiplied)
+    assert measure(torch.device("cpu"), "fp32") > undisturbed / 10
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_no_product_on_a_gpu_is_faster_than_its_data_sheet() -> None:
-    from asr_fine_tuner import device_peak as module
-
     device = torch.device("cuda")
     for precision in ("bf16", "fp32"):
         known = data_sheet_peak(torch.cuda.get_device_name(device), precision)
-        assert known is None or 0.4 * known < module._measured(device, precision) < 1.02 * known
+        assert known is None or 0.4 * known < device_peak_module._measured(device, precision) < 1.02 * known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import time
 from dataclasses import dataclass
@@ -96,18 +97,16 @@ def data_sheet_peak(name: str, precision: str) -> float | None:
 def _measured(device: torch.device, precision: str) -> float:
     """Of the fastest product of two square matrices, which grow as far as there is time."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "tf32": torch.float32}[precision]
-    deadline = time.monotonic() + _MEASURING_SECONDS
-    side, best = _SMALLEST_SIDE, 0.0
-    while True:
+    side, best, deadline = _SMALLEST_SIDE, 0.0, math.inf
+    while side <= _LARGEST_SIDE and time.monotonic() + _TRIALS * 2 * side**3 / max(best, 1) < deadline:
         matrix = torch.ones(side, side, dtype=dtype, device=device)
-        # The first product of a size is slower: it wakes threads, or loads a kernel. And others compute here, too.
-        for _ in range(_TRIALS):
-            best = max(best, 2 * side**3 / _multiply(matrix))
-            if time.monotonic() > deadline:
-                return best
+        # The first product of a size wakes threads, or loads a kernel: a second went by before the very first in bf16.
+        _multiply(matrix)
+        deadline = min(deadline, time.monotonic() + _MEASURING_SECONDS)
+        # Others compute here, too.
+        best = max(best, *(2 * side**3 / _multiply(matrix) for _ in range(_TRIALS)))
         side *= 2
-        if side > _LARGEST_SIDE or time.monotonic() + 2 * side**3 / best > deadline:
-            return best
+    return best
 
 
 def _multiply(matrix: torch.Tensor) -> float:
