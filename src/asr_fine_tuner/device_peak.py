@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 import time
 from dataclasses import dataclass
@@ -97,16 +96,17 @@ def data_sheet_peak(name: str, precision: str) -> float | None:
 def _measured(device: torch.device, precision: str) -> float:
     """Of the fastest product of two square matrices, which grow as far as there is time."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "tf32": torch.float32}[precision]
-    side, best, deadline = _SMALLEST_SIDE, 0.0, math.inf
-    while side <= _LARGEST_SIDE and time.monotonic() + _TRIALS * 2 * side**3 / max(best, 1) < deadline:
+    # The very first product wakes threads and loads a kernel, in bf16 once for a second.
+    _multiply(torch.ones(_SMALLEST_SIDE, _SMALLEST_SIDE, dtype=dtype, device=device))
+    deadline = time.monotonic() + _MEASURING_SECONDS
+    side, best = _SMALLEST_SIDE, 0.0
+    while True:
         matrix = torch.ones(side, side, dtype=dtype, device=device)
-        # The first product of a size wakes threads, or loads a kernel: a second went by before the very first in bf16.
-        _multiply(matrix)
-        deadline = min(deadline, time.monotonic() + _MEASURING_SECONDS)
-        # Others compute here, too.
+        # The first of a size is slower, too, and others compute here.
         best = max(best, *(2 * side**3 / _multiply(matrix) for _ in range(_TRIALS)))
         side *= 2
-    return best
+        if side > _LARGEST_SIDE or time.monotonic() + _TRIALS * 2 * side**3 / best > deadline:
+            return best
 
 
 def _multiply(matrix: torch.Tensor) -> float:

@@ -76,7 +76,7 @@ class FineTuning:
         self.clips = {split: source.clips(split) for split in SPLITS}
         self._evaluations = RunEvaluations(run, self.clips, parameters, ranks)
         source.refuse_replaced()
-        effective_batch = effective_batch or parameters.train_batch_size * parameters.grad_accum_steps * ranks.size
+        effective_batch = effective_batch or parameters.clips_in_a_step * ranks.size
         self.packer = plan_windows(self.clips["train"], self.labels, source.manifest.model, parameters, effective_batch)
         self._division = StepDivision(
             parameters,

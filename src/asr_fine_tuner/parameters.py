@@ -224,6 +224,11 @@ class TrainParameters(JobParameters):
     private: bool = _parameter("publish as a private repository", default=False)
     resume: bool = _parameter("continue from the newest complete checkpoint in output_dir", default=True)
 
+    @property
+    def clips_in_a_step(self) -> int:
+        """Of one process."""
+        return self.train_batch_size * self.grad_accum_steps
+
     @field_validator("model_name")
     @classmethod
     def _repository_name(cls, value: str | None) -> str | None:

@@ -132,8 +132,9 @@ class _Examination:
         )
 
     def _check_parameters(self) -> Found[None]:
-        asked, clips = self.parameters, self._effective_batch
-        return Found(f"{asked.max_steps} steps of {clips} clips, evaluated every {asked.eval_steps}", None)
+        asked = self.parameters
+        steps = f"{asked.max_steps} steps of {asked.clips_in_a_step} clips"
+        return Found(f"{steps}, evaluated every {asked.eval_steps}", None)
 
     def _check_token(self) -> Found[None]:
         whose = hub.whose_token()
@@ -168,8 +169,8 @@ class _Examination:
         check_fits(source.manifest, model.format)
         encoding = source.manifest.encoding
         labels = LabelEncoder.from_folder(model.files.folder, encoding.language_token, encoding.task)
-        made_for = source.manifest.model
-        packer = plan_windows(source.clips("train"), labels, made_for, self.parameters, self._effective_batch)
+        asked, made_for = self.parameters, source.manifest.model
+        packer = plan_windows(source.clips("train"), labels, made_for, asked, asked.clips_in_a_step)
         return Found("features and labels of the artifact are those of the model", _Fitting(source, packer))
 
     def _check_publishing(self) -> Found[None]:
@@ -217,7 +218,7 @@ class _Examination:
         if self._fitting is None:
             plan = plan_memory(self.parameters, shapes)
         else:
-            load = StepLoad.of(self._fitting.packer, self._effective_batch)
+            load = StepLoad.of(self._fitting.packer, self.parameters.clips_in_a_step)
             plan = plan_memory(load.at_once(self.parameters), shapes, load.labels)
         return Found(f"{plan.device.device}: {plan}", plan)
 
@@ -253,10 +254,6 @@ class _Examination:
         run, fitting = run or needed(self._run, "the output folder"), needed(self._fitting, "the artifact")
         clips = {split: len(fitting.source.clips(split)) for split in SPLITS}
         return pace.job_seconds(self.parameters, clips, run.steps_done)
-
-    @property
-    def _effective_batch(self) -> int:
-        return self.parameters.train_batch_size * self.parameters.grad_accum_steps
 
     def _unfinished(self) -> _Run:
         run = needed(self._run, "the output folder")

@@ -149,17 +149,15 @@ def fullest_step(source: TrainingInput, packer: Packer, folder: Path, parameters
 
     They take the most time and memory: features fill the window, however short the audio.
     """
-    in_order = {split: np.argsort(-source.clips(split).label_counts, kind="stable").tolist() for split in SPLITS}
-    counts = dict.fromkeys(SPLITS, parameters.eval_batch_size)
     by_labels = sorted(packer.first_epoch, key=packer.n_labels, reverse=True)
-    in_order["train"] = [clip for window in by_labels for clip in window.clips]
-    counts["train"] = parameters.train_batch_size * parameters.grad_accum_steps
+    of_step = [clip for window in by_labels for clip in window.clips][: parameters.clips_in_a_step]
     n_mels = source.manifest.model.n_mels
     for split in SPLITS:
         clips = source.clips(split)
+        longest = np.argsort(-clips.label_counts, kind="stable")[: parameters.eval_batch_size].tolist()
         (folder / split).mkdir(parents=True)
         writer = ClipWriter(folder / split / "data.arrow", n_mels)
-        for index in in_order[split][: counts[split]]:
+        for index in of_step if split == "train" else longest:
             labels, seconds = clips.labels(index).tolist(), float(clips.seconds[index])
             speaker = str(clips.speaker_numbers[index])  # clips of one are put together
             writer.append(Clip(clips.id(index), clips.features(index), labels, seconds, clips.text(index), speaker))
