@@ -126,6 +126,9 @@ def test_several_processes_fetch_and_log_once(
         text=True,
     )
     assert ended.returncode == 0, ended.stderr
+    (line,) = ended.stdout.splitlines()
+    assert (json.loads(line)["status"], json.loads(line)["processes"]) == ("done", 2)
+    assert ended.stderr.count("tuned model on test") == 1, "only the first rank logs"
     model = platform.held.only("models")
     assert platform.held.entities["runs"][run_id]["status"]["outputs"] == {"model": model["key"]}
     assert len(platform.held.metrics[run_id]["train_loss"]) == 4

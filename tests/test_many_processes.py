@@ -131,16 +131,16 @@ def _assert_same(run: Path, result: Mapping[str, Any], of_one: TrainResult) -> N
 
 
 def test_two_processes_learn_and_tell_what_one_does(
-    one: TrainParameters, of_one: TrainResult, job_env: dict[str, str], tmp_path: Path
+    one: TrainParameters, of_one: TrainResult, jobs: WarmJobs, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    job = _torchrun(_of_two(one, run), tmp_path, job_env)
-    stdout, stderr = job.communicate(timeout=240)
-    assert job.returncode == 0, stderr
-    (line,) = stdout.splitlines()
-    result = json.loads(line)
+    first, second = (job.wait() for job in _started(jobs, _of_two(one, run)))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    result = first.result
     assert (result["status"], result["train_batch_size"], result["processes"]) == ("done", 2, 2)
-    assert stderr.count("tuned model on test") == 1, "only the first rank logs"
+    assert second.stdout == ""
+    assert "tuned model on test" in first.stderr
+    assert "tuned model on test" not in second.stderr, "only the first rank logs"
     assert json.loads((run / "model" / "results.json").read_text())["throughput"]["devices"] == 2
     assert 0 < of_one.metrics["test_base_wer"] != of_one.metrics["test_tuned_wer"]
     _assert_same(run, result, of_one)
@@ -149,6 +149,7 @@ def test_two_processes_learn_and_tell_what_one_does(
 def test_a_signal_to_the_launcher_stops_all_ranks_at_one_step(
     one: TrainParameters, job_env: dict[str, str], tmp_path: Path
 ) -> None:
+    """Real processes of a real launcher; those of the other tests are given what it tells its processes."""
     run = tmp_path / "run"
     endless = {**_of_two(one, run), "max_steps": 5000, "eval_steps": 5000, "evaluate_base": False}
     job = _torchrun(endless, tmp_path, job_env)

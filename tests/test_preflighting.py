@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import tiny
 from loopback.hub_answers import Account
 from loopback.wandb import API_KEY, LoopbackWandb
-from tiny_training import changed, sigterm_at
+from tiny_training import changed, given_of, sigterm_at
 
 from asr_fine_tuner import train
 from asr_fine_tuner.checklist import Check
@@ -22,8 +23,9 @@ from asr_fine_tuner.preflight_report import CHECKS
 from asr_fine_tuner.preflighting import preflight
 
 if TYPE_CHECKING:
-    from conftest import JobRun, RunJob, StartJob
+    from conftest import JobRun, RunJob
     from loopback.hub import LoopbackHub
+    from warm_jobs import WarmJobs
 
     from asr_fine_tuner.parameters import TrainParameters
 
@@ -32,10 +34,9 @@ GIGABYTE = 10**9
 
 
 @pytest.fixture
-def flags(parameters: TrainParameters) -> list[object]:
+def given(parameters: TrainParameters) -> dict[str, object]:
     """A train job on the tiny artifact with a model of the Hub."""
-    given = changed(parameters, model_id=MODEL).model_dump(exclude_defaults=True)
-    return [part for name, value in given.items() for part in (f"--{name}", value)]
+    return given_of(changed(parameters, model_id=MODEL))
 
 
 @pytest.fixture
@@ -69,17 +70,18 @@ def test_all_is_well(
     hub: LoopbackHub,
     model_on_hub: str,
     wandb_server: LoopbackWandb,
-    flags: list[object],
+    given: dict[str, object],
     tmp_path: Path,
-    run_job: RunJob,
+    jobs: WarmJobs,
 ) -> None:
     env = {
+        "TMPDIR": str(tmp_path),
         "HF_TOKEN": "hf_test",
         "WANDB_MODE": "online",
         "WANDB_BASE_URL": wandb_server.url,
         "WANDB_API_KEY": API_KEY,
     }
-    run = run_job("preflight", *flags, "--publish", "--evaluate_base", "true", env=env)
+    run = jobs.run("preflight", {**given, "publish": True, "evaluate_base": True}, env=env)
 
     assert (run.returncode, run.result["status"], run.result["exit_code"]) == (0, "done", 0), run.stderr
     assert statuses(run) == dict.fromkeys(CHECKS, "ok")
@@ -102,7 +104,7 @@ def test_all_is_well(
 
 
 def test_one_run_shows_all_problems(
-    hub: LoopbackHub, model_on_hub: str, wandb_server: LoopbackWandb, tmp_path: Path, run_job: RunJob
+    hub: LoopbackHub, model_on_hub: str, wandb_server: LoopbackWandb, tmp_path: Path, jobs: WarmJobs
 ) -> None:
     hub.tokens["hf_reader"] = Account("reader", role="read")
     env = {
@@ -111,8 +113,9 @@ def test_one_run_shows_all_problems(
         "WANDB_BASE_URL": wandb_server.url,
         "WANDB_API_KEY": "b" * 40,
     }
-    asked = ["--model_id", MODEL, "--artifact_name", "missing", "--language_code", "it", "--dataset_name", "me/speech"]
-    run = run_job("preflight", *asked, "--publish", "--output_dir", tmp_path / "run", env=env)
+    missing = {"artifact_name": "missing", "language_code": "it", "dataset_name": "me/speech"}
+    asked = {"model_id": MODEL, **missing, "publish": True, "output_dir": tmp_path / "run"}
+    run = jobs.run("preflight", asked, env=env)
 
     assert run.returncode == 2
     assert run.result["status"] == "failed"
@@ -210,18 +213,12 @@ def test_wrong_parameters_are_the_first_check_and_cost_no_time(run_job: RunJob) 
 
 
 def test_sigterm_ends_the_rehearsal_with_what_was_found(
-    model_on_hub: str, flags: list[object], tmp_path: Path, start_job: StartJob
+    model_on_hub: str, given: dict[str, object], tmp_path: Path, jobs: WarmJobs
 ) -> None:
-    from conftest import JobRun
-
-    process = start_job("preflight", *flags, "--train_batch_size", "64")
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "continuing from step 1" in line or "step 1 of 2" in line:
-            process.send_signal(signal.SIGTERM)
-            break
-    stdout, stderr = process.communicate(timeout=60)
-    run = JobRun(process.returncode, stdout, stderr)
+    job = jobs.start("preflight", {**given, "train_batch_size": 64}, env={"TMPDIR": str(tmp_path)})
+    job.wait_until_said("step 1 of 2")
+    os.kill(job.pid, signal.SIGTERM)
+    run = job.wait()
     assert run.returncode == 143
     assert run.result["status"] == "interrupted"
     assert check(run, "memory")["status"] == "ok"

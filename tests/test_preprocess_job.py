@@ -22,19 +22,24 @@ from asr_fine_tuner.files import exclusive
 from asr_fine_tuner.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from conftest import RunJob, StartJob
+    from collections.abc import Mapping
+
+    from conftest import RunJob
     from loopback.hub import LoopbackHub
+    from warm_jobs import WarmJobs
 
 IMPATIENT = {"HUB_PATIENCE_SECONDS": "0"}
 
+pytestmark = pytest.mark.usefixtures("hf_home")
 
-def flags(**parameters: object) -> list[str]:
+
+def ours(**others: object) -> dict[str, object]:
+    """The parameters of a job on the shared dataset and model, one worker unless told otherwise."""
+    return {**tiny.preprocess_flags(num_workers=1, artifact_name="made"), **others}
+
+
+def flags(parameters: Mapping[str, object]) -> list[str]:
     return [f"--{name}={value}" for name, value in parameters.items()]
-
-
-def ours(**others: object) -> list[str]:
-    """The flags of a job on the shared dataset and model, one worker unless told otherwise."""
-    return flags(**{**tiny.preprocess_flags(num_workers=1, artifact_name="made"), **others})
 
 
 def home_of(tmp_path: Path, name: str = "made") -> Path:
@@ -47,11 +52,6 @@ def mixed(tmp_path: Path) -> Path:
     splits = tiny.all_splits(96, 8)
     splits["train"] += [row for rows in tiny.broken().values() for row in rows]
     return tiny.write_dataset(tmp_path / "mixed", splits, n_files=8)
-
-
-def ended(process: subprocess.Popen[str]) -> JobRun:
-    stdout, stderr = process.communicate(timeout=240)
-    return JobRun(process.returncode, stdout, stderr)
 
 
 def again(**others: object) -> PreprocessResult:
@@ -76,7 +76,7 @@ def assert_failed(run: JobRun, code: int, *told: str) -> dict[str, Any]:
 
 class TestDone:
     def test_the_last_line_says_what_was_made(self, tmp_path: Path, run_job: RunJob) -> None:
-        run = run_job("preprocess", *ours())
+        run = run_job("preprocess", *flags(ours()))
         assert run.returncode == 0
         assert len(run.stdout.splitlines()) == 1
         result = run.result
@@ -129,38 +129,36 @@ class TestPermanent:
     )
 
     def test_what_is_given_is_told(
-        self, hub: LoopbackHub, tmp_path: Path, start_job: StartJob, subtests: pytest.Subtests
+        self, hub: LoopbackHub, tmp_path: Path, jobs: WarmJobs, subtests: pytest.Subtests
     ) -> None:
         hub.add_repo("dataset", "org/speech", tiny.dataset())
         taken = home_of(tmp_path, "taken") / "artifact"
         taken.parent.mkdir(parents=True)
         taken.symlink_to(tiny.artifact())
-        # All at once: most of the time of each is imports.
-        started = [start_job("preprocess", *ours(**given), env=IMPATIENT) for given, _ in self.CASES]
-        for process, (given, told) in zip(started, self.CASES, strict=True):
+        for given, told in self.CASES:
             with subtests.test(**{name: str(value) for name, value in given.items()}):
-                assert_failed(ended(process), 2, *told)
+                assert_failed(jobs.run("preprocess", ours(**given), env=IMPATIENT), 2, *told)
         assert not home_of(tmp_path).exists()
 
-    def test_a_misspelt_variable(self, run_job: RunJob) -> None:
-        run = run_job("preprocess", *ours(), env={"ASR_MAX_TRAIN_SAMPELS": "3"})
+    def test_a_misspelt_variable(self, jobs: WarmJobs) -> None:
+        run = jobs.run("preprocess", ours(), env={"ASR_MAX_TRAIN_SAMPELS": "3"})
         assert_failed(run, 2, "ASR_MAX_TRAIN_SAMPELS", "ASR_MAX_TRAIN_SAMPLES")
 
-    def test_a_token_that_the_hub_refuses(self, hub: LoopbackHub, run_job: RunJob) -> None:
+    def test_a_token_that_the_hub_refuses(self, hub: LoopbackHub, jobs: WarmJobs) -> None:
         hub.add_repo("dataset", "org/speech", tiny.dataset())
         token = "hf_canaryRefused0123"
-        run = run_job("preprocess", *ours(dataset_name="org/speech"), env={**IMPATIENT, "HF_TOKEN": token})
+        run = jobs.run("preprocess", ours(dataset_name="org/speech"), env={**IMPATIENT, "HF_TOKEN": token})
         assert_failed(run, 2, "does not accept HF_TOKEN")
         assert token not in run.stdout + run.stderr
 
-    def test_too_many_rejections_and_then_more_are_allowed(self, mixed: Path, tmp_path: Path, run_job: RunJob) -> None:
+    def test_too_many_rejections_and_then_more_are_allowed(self, mixed: Path, tmp_path: Path, jobs: WarmJobs) -> None:
         n_broken = sum(map(len, tiny.broken().values()))
-        run = run_job("preprocess", *ours(dataset_name=mixed))
+        run = jobs.run("preprocess", ours(dataset_name=mixed))
         assert_failed(run, 2, f"{n_broken} of {112 + n_broken} clips", "--max_rejected_fraction 0.05")
         partial = home_of(tmp_path) / "partial" / "artifact"
         encoded = {path.name: path.stat().st_ino for path in (partial / "train").glob("*.arrow")}
         assert len(encoded) == 8
-        more = run_job("preprocess", *ours(dataset_name=mixed, max_rejected_fraction=0.2))
+        more = jobs.run("preprocess", ours(dataset_name=mixed, max_rejected_fraction=0.2))
         assert more.returncode == 0, more.stderr
         assert "10 of 10 shards are finished already" in more.stderr
         # Renamed with their folder, not written again.
@@ -175,29 +173,30 @@ class TestPermanent:
 class TestTransient:
     """Exit code 75: the same command may succeed later."""
 
-    def test_another_job_holds_the_lock(self, tmp_path: Path, run_job: RunJob) -> None:
+    def test_another_job_holds_the_lock(self, tmp_path: Path, jobs: WarmJobs) -> None:
         with exclusive(home_of(tmp_path) / "lock", what="made"):
-            assert_failed(run_job("preprocess", *ours()), 75, "being written by another job")
+            assert_failed(jobs.run("preprocess", ours()), 75, "being written by another job")
 
-    def test_the_hub_is_down(self, hub: LoopbackHub, run_job: RunJob) -> None:
+    def test_the_hub_is_down(self, hub: LoopbackHub, jobs: WarmJobs) -> None:
         hub.add_repo("dataset", "org/speech", tiny.dataset())
         hub.fail("org/speech", 503)
-        run = run_job("preprocess", *ours(dataset_name="org/speech"), env={"HUB_PATIENCE_SECONDS": "4"})
+        run = jobs.run("preprocess", ours(dataset_name="org/speech"), env={"HUB_PATIENCE_SECONDS": "4"})
         assert_failed(run, 75, "503")
         assert len(hub.requested("org/speech")) > 1
         assert "trying again" in run.stderr
 
     def test_the_hub_cannot_be_reached(self, run_job: RunJob) -> None:
         env = {**IMPATIENT, "HF_ENDPOINT": "http://127.0.0.1:9"}
-        assert_failed(run_job("preprocess", *ours(dataset_name="org/speech"), env=env), 75, "http://127.0.0.1:9")
+        run = run_job("preprocess", *flags(ours(dataset_name="org/speech")), env=env)
+        assert_failed(run, 75, "http://127.0.0.1:9")
 
     def test_the_hub_goes_down_while_shards_are_fetched(
-        self, hub: LoopbackHub, run_job: RunJob, caplog: pytest.LogCaptureFixture
+        self, hub: LoopbackHub, jobs: WarmJobs, caplog: pytest.LogCaptureFixture
     ) -> None:
         hub.add_repo("dataset", "org/speech", tiny.dataset())
         # When the file is fetched, not its footer. 520 is one that the client itself does not repeat.
         hub.fail("train-00005", 520, method="HEAD")
-        assert_failed(run_job("preprocess", *ours(dataset_name="org/speech"), env=IMPATIENT), 75, "520")
+        assert_failed(jobs.run("preprocess", ours(dataset_name="org/speech"), env=IMPATIENT), 75, "520")
         hub.heal()
         before = hub.sent_bytes("_cdn/datasets")
         with caplog.at_level(logging.INFO, "asr_fine_tuner"):
@@ -211,7 +210,6 @@ class TestTransient:
 class TestInterrupted:
     """Exit code 143: what was finished is kept."""
 
-    @pytest.mark.usefixtures("hf_home")
     @pytest.mark.parametrize(("num_workers", "to_group"), [(1, False), (2, True)])
     def test_sigterm_and_then_the_same_bytes(
         self,
@@ -221,7 +219,7 @@ class TestInterrupted:
         job_env: dict[str, str],
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        command = [sys.executable, "-m", "jobs.preprocess", *ours(num_workers=num_workers)]
+        command = [sys.executable, "-m", "jobs.preprocess", *flags(ours(num_workers=num_workers))]
         process = subprocess.Popen(
             command,
             cwd=tmp_path,
@@ -253,10 +251,12 @@ class TestInterrupted:
         assert tiny.contents(made.artifact) == tiny.contents(tiny.artifact())
         assert {path.name for path in home_of(tmp_path).iterdir()} == {"artifact", "lock"}
 
-    @pytest.mark.usefixtures("hf_home")
     def test_sigkill_and_then_the_same_bytes(self, tmp_path: Path, job_env: dict[str, str]) -> None:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.preprocess", *ours()], cwd=tmp_path, env=job_env, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "jobs.preprocess", *flags(ours())],
+            cwd=tmp_path,
+            env=job_env,
+            stderr=subprocess.DEVNULL,
         )
         staged = home_of(tmp_path) / "partial" / "artifact" / "train"
         _wait_for(lambda: len(list(staged.glob("*.arrow"))) >= 2, process)
@@ -279,7 +279,7 @@ def test_a_token_is_used_and_appears_nowhere(hub: LoopbackHub, tmp_path: Path, r
     hub.add_repo("dataset", "tester/private", tiny.dataset(), private=True)
     hub.add_repo("model", "tester/tiny", tiny.model(), private=True)
     command = ours(dataset_name="tester/private", model_id="tester/tiny", max_train_samples=5)
-    run = run_job("preprocess", *command, env={"HF_TOKEN": token, "HF_DEBUG": "1"})
+    run = run_job("preprocess", *flags(command), env={"HF_TOKEN": token, "HF_DEBUG": "1"})
     assert run.returncode == 0, run.stderr
     assert {request.token for request in hub.requested("^/(api/)?datasets/tester/private")} == {token}
     assert token not in run.stdout

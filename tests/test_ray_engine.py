@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from loopback.hub import LoopbackHub
     from ray.cluster_utils import Cluster
+    from warm_jobs import WarmJobs
 
     from asr_fine_tuner.examples import Example
     from asr_fine_tuner.parameters import Engine
@@ -81,11 +82,15 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
         signal.signal(number, handler)
 
 
-def start(nodes: TwoNodes, folder: Path, *, engine: Engine = "ray", **environment: str) -> subprocess.Popen[str]:
-    flags = tiny.preprocess_flags(dataset_name="org/speech", artifact_name="made", engine=engine)
-    command = [sys.executable, "-m", "jobs.preprocess", *(f"--{name}={value}" for name, value in flags.items())]
+def given(engine: Engine) -> dict[str, object]:
+    return tiny.preprocess_flags(dataset_name="org/speech", artifact_name="made", engine=engine)
+
+
+def start(nodes: TwoNodes, folder: Path) -> subprocess.Popen[str]:
+    flags = [f"--{name}={value}" for name, value in given("ray").items()]
+    command = [sys.executable, "-m", "jobs.preprocess", *flags]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env={**nodes.environment(), **environment}, **pipes)
+    return subprocess.Popen(command, cwd=folder, env=nodes.environment(), **pipes)
 
 
 def wait_until_both_fetch(hub: LoopbackHub, process: subprocess.Popen[str]) -> None:
@@ -104,7 +109,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
 
 
 def test_what_is_finished_is_kept_when_the_job_is_stopped_or_a_node_is_lost(
-    nodes: TwoNodes, hub: LoopbackHub, tmp_path: Path
+    nodes: TwoNodes, hub: LoopbackHub, jobs: WarmJobs, tmp_path: Path
 ) -> None:
     """SIGTERM while both nodes are at work; then the job again, and a node is killed while both are.
 
@@ -135,15 +140,15 @@ def test_what_is_finished_is_kept_when_the_job_is_stopped_or_a_node_is_lost(
     wait_until_both_fetch(hub, job)
     assert {name: (records / name).stat().st_ino for name in finished} == finished
     nodes.lose_second()
-    undisturbed = start(nodes, tmp_path, engine="local", HF_HOME=str(tmp_path / "hf"))
+    undisturbed = jobs.start("preprocess", given("local"), env={"HF_HOME": str(tmp_path / "hf")})
     result, stderr = ended(job)
     assert job.returncode == 0, stderr
     assert f"{len(finished)} of 10 shards are finished already" in stderr
-    of_one_machine, stderr = ended(undisturbed)
-    assert undisturbed.returncode == 0, stderr
+    of_one_machine = undisturbed.wait()
+    assert of_one_machine.returncode == 0, of_one_machine.stderr
     made = tiny.contents(Path(result["artifact"]))
     assert len(made["rejected.jsonl"].splitlines()) == 4
-    assert made == tiny.contents(Path(of_one_machine["artifact"]))
+    assert made == tiny.contents(Path(of_one_machine.result["artifact"]))
 
 
 def test_what_goes_wrong_on_a_node(nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

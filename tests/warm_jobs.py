@@ -1,7 +1,8 @@
 """Jobs without the seconds that their imports take: a process that has done them forks one for each request.
 
-What is forked runs what `python -m jobs.JOB` runs, from reading its parameters to its exit code, in a process that can
-be killed, starved or stopped at a boundary: before it opens a file to write, renames, makes or removes one.
+What is forked runs what `python -m jobs.JOB` runs, in a process that can be killed, starved or stopped at a boundary:
+before it opens a file to write, renames, makes or removes one. What libraries read from the environment when they are
+imported it does not read anew, but for HF_HOME and HF_DEBUG.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import json
 import os
 import resource
+import runpy
 import signal
 import socket
 import subprocess
@@ -61,6 +63,13 @@ class WarmJob:
     def peak_bytes(self) -> int:
         """The memory it took at most, once it was waited for."""
         return self.jobs.ask({"peak": self.pid})
+
+    def wait_until_said(self, message: str) -> None:
+        """Until it is on stderr."""
+        until = time.monotonic() + 120
+        while message not in (said := (self.folder / "stderr").read_text()):
+            assert time.monotonic() < until, said
+            time.sleep(0.01)
 
     def wait_until_stopped(self) -> None:
         """Until SIGSTOP has stopped it."""
@@ -114,6 +123,8 @@ class WarmJobs:
         self._count += 1
         folder = self._folder / str(self._count)
         folder.mkdir(parents=True)
+        for output in ("stdout", "stderr"):
+            (folder / output).touch()
         request = {
             "job": job,
             "argv": [f"--{name}={value}" for name, value in parameters.items()],
@@ -141,6 +152,7 @@ def _serve() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
+    import asr_fine_tuner.preflighting
     import asr_fine_tuner.preprocessing
     import asr_fine_tuner.training  # noqa: F401 - the imports that take seconds
 
@@ -167,11 +179,11 @@ def _become(request: dict[str, Any]) -> None:
     """Be the job; does not return."""
     folder = Path(request["folder"])
     for name, number in (("stdout", 1), ("stderr", 2)):
-        os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(folder)
-    _move_cache(Path(os.environ["HF_HOME"]))
+    _set_up_hub_client()
     disturbance = Disturbance(**request["disturbance"])
     _watch_boundaries(disturbance, folder / "boundaries")
     if disturbance.file_bytes is not None:
@@ -182,28 +194,28 @@ def _become(request: dict[str, Any]) -> None:
         for owner, name, method in small_device.methods(disturbance.clips_at_once):
             setattr(owner, name, method)
 
-    import asr_fine_tuner
-    from asr_fine_tuner.outcome import run_job
-    from asr_fine_tuner.parameters import PreprocessParameters, TrainParameters
-
-    code = 1
-    with contextlib.suppress(SystemExit):
-        if request["job"] == "preprocess":
-            code = run_job("preprocess", PreprocessParameters, asr_fine_tuner.preprocess, request["argv"])
-        else:
-            code = run_job("train", TrainParameters, asr_fine_tuner.train, request["argv"])
+    sys.argv[1:] = request["argv"]
+    code: Any = 0
+    try:
+        runpy.run_module(f"jobs.{request['job']}", run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        code = ended.code
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _move_cache(home: Path) -> None:
-    """The Hub's client read where its cache is when it was imported."""
+def _set_up_hub_client() -> None:
+    """As the environment says, which it read when it was imported."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import _cache_assets
+    from huggingface_hub.utils import _cache_assets, logging
 
+    home = Path(os.environ["HF_HOME"])
     constants.HF_HOME, constants.HF_HUB_CACHE = str(home), str(home / "hub")
     constants.HF_ASSETS_CACHE = _cache_assets.HF_ASSETS_CACHE = str(home / "assets")  # type: ignore[attr-defined]
+    if os.environ.get("HF_DEBUG") == "1":
+        constants.HF_DEBUG = True
+        logging.set_verbosity_debug()
 
 
 def _watch_boundaries(disturbance: Disturbance, listed: Path) -> None:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import tiny
-from conftest import RunJob
 from loopback.hub import LoopbackHub
 from loopback.hub_answers import Account
 from loopback.wandb import LoopbackWandb
@@ -20,7 +19,7 @@ WANDB_CANARY = "cafe0123456789abcdef0123456789abcdefcafe"
 
 
 def test_a_failing_and_a_succeeding_run(
-    parameters: TrainParameters, hub: LoopbackHub, wandb_server: LoopbackWandb, run_job: RunJob, tmp_path: Path
+    parameters: TrainParameters, hub: LoopbackHub, wandb_server: LoopbackWandb, jobs: WarmJobs, tmp_path: Path
 ) -> None:
     hub.tokens[HF_CANARY] = Account("tester")
     wandb_server.keys = {WANDB_CANARY}
@@ -33,17 +32,17 @@ def test_a_failing_and_a_succeeding_run(
         "HUB_PATIENCE_SECONDS": "0",
     }
     given = given_of(changed(parameters, publish=True, max_steps=1, eval_steps=1))
-    flags = [f"--{name}={value}" for name, value in given.items()]
 
     hub.fail("/commit/", 403, message=f"the token {HF_CANARY} was revoked")
-    failed = run_job("train", *flags, env=environment)
+    failed = jobs.run("train", given, env=environment)
     hub.heal()
-    done = run_job("train", *flags, env=environment)
+    done = jobs.run("train", given, env=environment)
 
     assert (failed.returncode, done.returncode) == (2, 0), failed.stderr + done.stderr
     assert "was revoked" in failed.result["error"]["given"]
     assert not done.result["trained"]
-    # Both were used.
+    # Both were used, and the Hub's client told its requests.
+    assert all("Send: curl" in run.stderr for run in (failed, done))
     assert {request.token for request in hub.requested("/api/models/tester")} == {HF_CANARY}
     run = wandb_server.run()
     assert run.config["max_steps"]["value"] == 1
@@ -82,6 +81,7 @@ def test_an_artifact_on_the_hub(hub: LoopbackHub, jobs: WarmJobs, parameters: Tr
     assert "was revoked" in failed.result["error"]["given"]
     asked = "^/(api/)?datasets/tester/clips/(resolve|commit|tree)"
     assert {request.token for request in hub.requested(asked)} == {HF_CANARY}
+    assert all("Send: curl" in run.stderr for run in ended), "HF_DEBUG"
     said = "".join(run.stdout + run.stderr for run in ended).encode()
     published = hub.files("dataset", "tester/clips")
     assert "manifest.json" in published
