@@ -22,7 +22,7 @@ LAYERS = (
     ("errors", "rejection"),
     ("launch",),
     ("stop", "parameters", "logs", "progress", "traffic", "cores", "quiet"),
-    ("flops", "device_peak", "stage_clock"),
+    ("flops", "device_peak", "stage_clock", "reproducible"),
     ("throughput",),
     ("files", "disk", "locations", "command_line"),
     ("platform_folders", "torchrun"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 
 from asr_fine_tuner import PreprocessParameters, TrainParameters, preprocess
 from asr_fine_tuner.artifact import SPLITS, ArtifactSplit, Clip, ClipWriter, write_dataset_metadata
@@ -254,9 +255,9 @@ def weights_of(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
-def fine_tuning_of(parameters: TrainParameters) -> FineTuning:
+def fine_tuning_of(parameters: TrainParameters, watching: Sequence[TrainerCallback] = ()) -> FineTuning:
     """All that the train job trains with, in an empty folder, untracked."""
     run = RunFolder(Path(str(parameters.output_dir)))
     run.folder.mkdir(parents=True, exist_ok=True)
     tracker = start_tracking(run_id="none", name="none", parameters={}, dataset_summary={}, directory=run.folder)
-    return FineTuning(run, open_artifact(parameters), Path(parameters.model_id), parameters, tracker)
+    return FineTuning(run, open_artifact(parameters), Path(parameters.model_id), parameters, tracker, watching=watching)

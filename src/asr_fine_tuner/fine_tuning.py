@@ -27,6 +27,7 @@ from asr_fine_tuner.metrics import leading_metric
 from asr_fine_tuner.parameters import TrainParameters
 from asr_fine_tuner.ranks import Ranks
 from asr_fine_tuner.reporting import ReportingCallback, log_rates, sample_predictions
+from asr_fine_tuner.reproducible import reproducible_on_cpu
 from asr_fine_tuner.results import TrainingResults
 from asr_fine_tuner.run_evaluations import RunEvaluations
 from asr_fine_tuner.run_folder import RunFolder
@@ -129,6 +130,7 @@ class FineTuning:
             ],
         )
 
+    @reproducible_on_cpu()
     def train(self) -> None:
         """Train to the end, from the newest complete checkpoint when there is one.
 
