@@ -80,6 +80,16 @@ def test_links_out_of_a_folder_are_refused(tmp_path: Path) -> None:
         LocalFolder(data).listing()
 
 
+def test_what_lies_below_a_folder_of_a_model_is_left_alone(tmp_path: Path) -> None:
+    """Other runs and virtual environments, of many files and with links to anywhere."""
+    model = write(tmp_path / "model", FILES | {"config.json": b"{}", ".venv/pyvenv.cfg": b""})
+    (model / "clips/4.mp3").symlink_to("/etc/passwd")
+    (model / ".venv/python").symlink_to("/usr/bin/python3")
+    tree = LocalFolder(model, subfolders=False)
+    assert set(tree.listing()) == {name for name in FILES if "/" not in name} | {"config.json"}
+    assert tree.revision(["config.json"]).startswith("sha256:")
+
+
 def test_snapshots_of_the_cache_are_folders_of_links(tmp_path: Path) -> None:
     blobs = write(tmp_path / "repo/blobs", {"abc": b"content"})
     snapshot = tmp_path / "repo/snapshots/0123"

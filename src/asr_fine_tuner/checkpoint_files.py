@@ -113,4 +113,4 @@ def weights_sha256(model_id: str) -> str | None:
         return None
     names = (path.name for path in folder.iterdir() if path.is_file())
     weights = [name for name in names if any(fnmatchcase(name, pattern) for pattern in WEIGHT_FILES)]
-    return LocalFolder(folder.absolute()).revision(weights)
+    return LocalFolder(folder.absolute(), subfolders=False).revision(weights)

@@ -67,9 +67,10 @@ class FileTree(Protocol):
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """The files under a folder."""
+    """The files in a folder, and in its subfolders unless told otherwise."""
 
     root: Path
+    subfolders: bool = True
 
     @property
     def label(self) -> str:
@@ -80,10 +81,10 @@ class LocalFolder:
 
     @functools.cached_property
     def _listing(self) -> Mapping[str, StoredFile]:
-        return _list_folder(self.root)
+        return _list_folder(self.root, self.subfolders)
 
-    def __reduce__(self) -> tuple[type[LocalFolder], tuple[Path]]:
-        return LocalFolder, (self.root,)
+    def __reduce__(self) -> tuple[type[LocalFolder], tuple[Path, bool]]:
+        return LocalFolder, (self.root, self.subfolders)
 
     def open_part(self, file: StoredFile) -> IO[bytes]:
         return (self.root / file.name).open("rb")
@@ -204,12 +205,13 @@ def _hidden(name: str) -> bool:
     return any(part.startswith((".", "__")) for part in name.split("/"))
 
 
-def _list_folder(root: Path) -> Mapping[str, StoredFile]:
+def _list_folder(root: Path, subfolders: bool) -> Mapping[str, StoredFile]:
     inside = [root.resolve()]
     if root.parent.name == "snapshots":  # a snapshot in the Hugging Face cache: its files are links into `blobs`
         inside.append((root.parent.parent / "blobs").resolve())
     files = {}
-    for folder, _, names in os.walk(root):
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if subfolders and not _hidden(name)]
         for name in names:
             path = Path(folder, name)
             relative = path.relative_to(root).as_posix()
@@ -218,7 +220,7 @@ def _list_folder(root: Path) -> Mapping[str, StoredFile]:
             if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
                 raise PermanentError(
                     given=f"{path} is a link to {path.resolve()}",
-                    expected="files inside the dataset's folder",
+                    expected=f"files inside {root}",
                     action="copy the file into the folder, or remove the link",
                 )
             if path.is_file():
