@@ -60,9 +60,11 @@ class FineTuning:
         tracker: Tracker,
         ranks: Ranks = _ALONE,
         effective_batch: int | None = None,
+        clips_in_a_window: int | None = None,
         watching: Sequence[TrainerCallback] = (),
     ) -> None:
         """effective_batch: clips of an optimizer step over all ranks; what the parameters make of it when not given.
+        clips_in_a_window: at most; see `plan_windows`.
         watching: told what the trainer does, whichever trainer it is after memory ran out.
         """
         if parameters.compile:
@@ -78,7 +80,9 @@ class FineTuning:
         self._evaluations = RunEvaluations(run, self.clips, parameters, ranks)
         source.refuse_replaced()
         effective_batch = effective_batch or parameters.clips_in_a_step * ranks.size
-        self.packer = plan_windows(self.clips["train"], self.labels, source.manifest.model, parameters, effective_batch)
+        self.packer = plan_windows(
+            self.clips["train"], self.labels, source.manifest.model, parameters, effective_batch, clips_in_a_window
+        )
         self._division = StepDivision(
             parameters,
             effective_batch,
@@ -153,9 +157,11 @@ class FineTuning:
             )
         while not self._fits_memory(self._train_or_continue):
             self._divide_further()
-        with ranks.together():
-            raise_if_stopped(f"step {self.trainer.state.global_step} is saved")
-        ranks.from_first(lambda: run.keep_state(self.trainer.state))
+        trainer = self.trainer
+        if not trainer.is_done(trainer.state) or trainer.evaluation_is_missing(trainer.state):
+            with ranks.together():
+                raise_if_stopped(f"step {trainer.state.global_step} is saved")
+        ranks.from_first(lambda: run.keep_state(trainer.state))
 
     def _fits_memory(self, work: Callable[[], None]) -> bool:
         """Whether all ranks got through `work`. What it held is only free once the error, with its frames, is gone."""

@@ -245,7 +245,7 @@ class _Examination:
             "trained, evaluated, saved, resumed and reloaded"
             f"{smaller if pace.micro_batch < self.parameters.train_batch_size else ''}; {pace.step:.2f} s a step, "
             f"{pace.evaluation_batch:.2f} s to evaluate a batch, {pace.checkpoint:.2f} s to write a checkpoint: "
-            f"{_duration(self._job_seconds(pace, run))} for the job at most; "
+            f"{_duration(self._job_seconds(pace, run))} for the job at this pace; "
             f"{readable_size(pace.peak_memory)} of memory",
             pace,
         )

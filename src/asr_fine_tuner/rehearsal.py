@@ -21,6 +21,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, pipeline
 
 from asr_fine_tuner.artifact import SPLITS, Clip, ClipWriter, write_dataset_metadata
+from asr_fine_tuner.batches import BatchSizes, TrainingSteps
 from asr_fine_tuner.checkpoints import checkpoint_folder
 from asr_fine_tuner.errors import PermanentError
 from asr_fine_tuner.fine_tuning import FineTuning
@@ -55,7 +56,8 @@ class Pace:
     def job_seconds(self, parameters: TrainParameters, clips: Mapping[str, int], steps_done: int) -> float:
         """The rest of a job after `steps_done` steps, if no early stopping ends it.
 
-        It is an upper estimate: the rehearsal has the fullest windows, and the longest transcripts to evaluate.
+        It is a high estimate: the rehearsal has the fullest windows, as many as the fullest step, and the longest
+        transcripts to evaluate.
         """
 
         def left(every: int) -> int:
@@ -99,23 +101,29 @@ def rehearse(
     )
     with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=parent, ignore_cleanup_errors=True) as scratch:
         fullest = fullest_step(source, packer, Path(scratch, "artifact"), parameters)
+        of_step = len(fullest.clips("train"))
+        in_little = in_little.model_copy(update={"train_batch_size": math.ceil(of_step / parameters.grad_accum_steps)})
         run = RunFolder(Path(scratch, "run"))
         run.folder.mkdir()
         with _memory_explained(parameters):
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
-            pace = _train(run, fullest, model_folder, in_little)
+            pace = _train(run, fullest, model_folder, in_little, packer.rules.clips)
             # As a job leaves it that was killed in its second step.
             shutil.rmtree(checkpoint_folder(run.folder, _STEPS))
             run.trained.unlink()
-            _resume(run, fullest, model_folder, in_little)
+            _resume(run, fullest, model_folder, in_little, packer.rules.clips)
             _transcribe(run.model)
     return pace
 
 
-def _train(run: RunFolder, source: TrainingInput, model_folder: Path, parameters: TrainParameters) -> Pace:
+def _train(
+    run: RunFolder, source: TrainingInput, model_folder: Path, parameters: TrainParameters, clips_in_a_window: int
+) -> Pace:
     watch = _Stopwatch()
-    fine_tuning = FineTuning(run, source, model_folder, parameters, NoTracker(), watching=[watch])
+    fine_tuning = FineTuning(
+        run, source, model_folder, parameters, NoTracker(), clips_in_a_window=clips_in_a_window, watching=[watch]
+    )
     fine_tuning.train()
     evaluation = fine_tuning.trainer.last_evaluation
     assert evaluation is not None  # noqa: S101 - every run is evaluated at its last step
@@ -128,9 +136,11 @@ def _train(run: RunFolder, source: TrainingInput, model_folder: Path, parameters
     )
 
 
-def _resume(run: RunFolder, source: TrainingInput, model_folder: Path, parameters: TrainParameters) -> None:
+def _resume(
+    run: RunFolder, source: TrainingInput, model_folder: Path, parameters: TrainParameters, clips_in_a_window: int
+) -> None:
     _free_models()
-    fine_tuning = FineTuning(run, source, model_folder, parameters, NoTracker())
+    fine_tuning = FineTuning(run, source, model_folder, parameters, NoTracker(), clips_in_a_window=clips_in_a_window)
     fine_tuning.train()
     fine_tuning.finish("rehearsal", source.manifest.model.revision)
 
@@ -147,10 +157,12 @@ def fullest_step(source: TrainingInput, packer: Packer, folder: Path, parameters
     """An artifact of one optimizer step, of the clips in the job's windows with the most labels, and of the longest
     transcripts of the other splits, one batch to evaluate.
 
-    They take the most time and memory: features fill the window, however short the audio.
+    They take the most time and memory: features fill the window, however short the audio. There are as many windows as
+    in the job's step that has the most.
     """
+    steps = TrainingSteps(packer, BatchSizes(parameters.clips_in_a_step, micro=1))
     by_labels = sorted(packer.first_epoch, key=packer.n_labels, reverse=True)
-    of_step = [clip for window in by_labels for clip in window.clips][: parameters.clips_in_a_step]
+    of_step = [clip for window in by_labels[: max(map(len, steps))] for clip in window.clips]
     n_mels = source.manifest.model.n_mels
     for split in SPLITS:
         clips = source.clips(split)

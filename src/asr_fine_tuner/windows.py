@@ -62,11 +62,16 @@ class TrainingWindows(torch.utils.data.Dataset[LabelledFeatures]):
 
 
 def plan_windows(
-    clips: ArtifactSplit, labels: LabelEncoder, model: ModelFormat, parameters: TrainParameters, effective_batch: int
+    clips: ArtifactSplit,
+    labels: LabelEncoder,
+    model: ModelFormat,
+    parameters: TrainParameters,
+    effective_batch: int,
+    clips_in_a_window: int | None = None,
 ) -> Packer:
     """Decide whether clips are packed, and say so.
 
-    effective_batch: clips of an optimizer step, of which a window never holds more than half.
+    effective_batch: clips of an optimizer step. clips_in_a_window: at most; half those of a step when not given.
 
     Raises:
         PermanentError: timestamps are asked for of a checkpoint that has no tokens for them.
@@ -77,7 +82,7 @@ def plan_windows(
     rules = PackingRules(
         positions=round(positions * (1 - _SILENT_END)),
         labels=model.max_labels,
-        clips=max(1, len(clips) // n_steps // _WINDOWS_IN_A_STEP),
+        clips=clips_in_a_window or max(1, len(clips) // n_steps // _WINDOWS_IN_A_STEP),
         apart_share=apart,
         timestamped_share=(1 - apart) * _TIMESTAMPED[parameters.packed_timestamps],
     )
