@@ -266,6 +266,16 @@ def test_what_one_rank_fails_with_ends_both(
     assert newest.name == "checkpoint-1"
 
 
+def test_ranks_with_other_parameters_are_refused(one: TrainParameters, jobs: WarmJobs, tmp_path: Path) -> None:
+    """Parameters, too, that do not decide the weights: batches of two sizes would share the clips of no evaluation."""
+    of_first = _of_two(one, tmp_path / "run")
+    ranks = _started(jobs, of_first, {**of_first, "eval_batch_size": 1, "save_steps": 2})
+    first, second = (job.wait() for job in ranks)
+    assert (first.returncode, second.returncode) == (2, 2), first.stderr + second.stderr
+    assert first.result["error"]["given"].startswith("eval_batch_size, save_steps of rank 1,")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_killed_rank_does_not_leave_the_other_waiting(one: TrainParameters, jobs: WarmJobs, tmp_path: Path) -> None:
     run = tmp_path / "run"
     while_saving = Disturbance(folder=str(run), at="os.rename .checkpoint-3.tmp", signal=signal.SIGSTOP)

@@ -59,6 +59,10 @@ _DECIDE_THE_WEIGHTS = (
 )
 
 
+# Folders, which nodes may have in other places. The identity has what is in them.
+_OF_A_NODE = {"artifact_name", "model_id", "output_dir"}
+
+
 @dataclass(frozen=True, slots=True)
 class TrainResult:
     """What the train job made.
@@ -113,7 +117,7 @@ def train(parameters: TrainParameters, tracker: Tracker | None = None) -> TrainR
         repo_id = ranks.from_first(lambda: _publishes_to(name, parameters))
         job = _Job(parameters, source, model, name, repo_id, run_folder(parameters, name), ranks)
         identity = run_identity(source.manifest, made_of, parameters, ranks.size)
-        _refuse_another_job(ranks.gather(identity))
+        _refuse_another_job(ranks.gather({**parameters.model_dump(exclude=_OF_A_NODE), **identity}))
         with _locked(job.run) if ranks.first else contextlib.nullcontext():
             identity = ranks.from_first(lambda: job.run.claim(identity, resume=parameters.resume))
             tracking_url = None
@@ -152,13 +156,13 @@ def _publishes_to(model_name: str, parameters: TrainParameters) -> str | None:
     return hub.check_write_access(model_name, private=parameters.private) if parameters.publish else None
 
 
-def _refuse_another_job(identities: Sequence[Identity]) -> None:
+def _refuse_another_job(jobs: Sequence[Mapping[str, object]]) -> None:
     """
     Raises:
         PermanentError: a rank was started with other parameters, or finds another artifact or model.
     """
-    for rank, identity in enumerate(identities):
-        if differences := [name for name, value in identity.items() if value != identities[0][name]]:
+    for rank, job in enumerate(jobs):
+        if differences := [name for name, value in job.items() if value != jobs[0][name]]:
             raise PermanentError(
                 given=f"{', '.join(differences)} of rank {rank}, which are not those of rank 0",
                 expected="the same parameters, artifact and model for every process of a job",
