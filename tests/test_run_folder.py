@@ -11,7 +11,7 @@ from asr_fine_tuner import PermanentError
 from asr_fine_tuner.checkpoints import SEAL_NAME, sealed
 from asr_fine_tuner.evaluation import Evaluation
 from asr_fine_tuner.metrics import score
-from asr_fine_tuner.run_folder import Identity, RunFolder, effective_batch, run_id
+from asr_fine_tuner.run_folder import FittedBatch, Identity, RunFolder, effective_batch, run_id
 
 IDENTITY: Identity = {"artifact": "abc", "learning_rate": 1e-5, "max_steps": 100, "freeze_encoder": False}
 
@@ -42,6 +42,7 @@ def test_the_same_run_is_let_in_again(run: RunFolder) -> None:
 
 def test_another_run_is_told_with_both_values(run: RunFolder) -> None:
     run.claim(IDENTITY, resume=True)
+    _checkpoint(run, 5)
     error = _refusal(run, {**IDENTITY, "learning_rate": 1e-4, "max_steps": 200})
     assert "learning_rate 1e-05 rather than 0.0001, max_steps 100 rather than 200" in error.given
     assert "freeze_encoder" not in error.given
@@ -62,13 +63,31 @@ _BEGUN = {**IDENTITY, "train_batch_size": 4, "grad_accum_steps": 2, "processes":
 )
 def test_a_run_keeps_the_batch_it_was_begun_with(batch: dict[str, int], run: RunFolder) -> None:
     assert run.claim(_BEGUN, resume=True) == _BEGUN
+    _checkpoint(run, 5)
     assert run.claim({**_BEGUN, **batch}, resume=True) == _BEGUN
     assert effective_batch(_BEGUN) == 16
+
+
+def test_a_run_whose_parameters_were_wrong_from_the_start_may_be_corrected(run: RunFolder) -> None:
+    run.claim(IDENTITY, resume=True)
+    run.keep_fitted(FittedBatch(1, gradient_checkpointing=True))
+    corrected = {**IDENTITY, "freeze_encoder": True}
+    assert run.claim(corrected, resume=False) == corrected
+    assert json.loads((run.folder / "run.json").read_text()) == corrected
+    assert run.fitted() is None, "which was of the other run"
+
+
+@pytest.mark.parametrize("made", ["best-5", "evaluations", "model", "trained.json"])
+def test_what_took_time_is_left_alone(made: str, run: RunFolder) -> None:
+    run.claim(IDENTITY, resume=True)
+    (run.folder / made).mkdir()
+    assert "learning_rate" in _refusal(run, {**IDENTITY, "learning_rate": 1e-4}).given
 
 
 @pytest.mark.parametrize("other", [{"train_batch_size": 8}, {"grad_accum_steps": 1, "processes": 1}])
 def test_another_batch_is_another_run(other: dict[str, int], run: RunFolder) -> None:
     run.claim(_BEGUN, resume=True)
+    _checkpoint(run, 5)
     error = _refusal(run, {**_BEGUN, **other})
     for name, value in other.items():
         assert f"{name} {_BEGUN[name]} rather than {value}" in error.given
@@ -76,6 +95,7 @@ def test_another_batch_is_another_run(other: dict[str, int], run: RunFolder) -> 
 
 def test_without_resume_an_empty_folder_is_taken_and_a_used_one_refused(run: RunFolder) -> None:
     run.claim(IDENTITY, resume=False)
+    _checkpoint(run, 5)
     assert "--resume is false" in _refusal(run, IDENTITY, resume=False).given
 
 
@@ -86,6 +106,7 @@ def test_checkpoints_of_nobody_knows_what_are_left_alone(run: RunFolder) -> None
 
 def test_an_unreadable_record_of_the_run_is_no_crash(run: RunFolder) -> None:
     (run.folder / "run.json").write_text('{"artifact": ')
+    _checkpoint(run, 5)
     assert "unreadable run.json" in _refusal(run, IDENTITY).given
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartJob
+from conftest import RunJob, StartJob
 from filelock import FileLock
 from loopback.hub import LoopbackHub
 from loopback.hub_answers import Account
-from tiny_training import changed, given_of, log_history, sigterm_at, weights_of
+from tiny_training import changed, log_history, sigterm_at, weights_of
 from wandb_log import read_run
-from warm_jobs import WarmJobs
 
 from asr_fine_tuner import TrainParameters, train
 from asr_fine_tuner.outcome import run_job as run_in_process
@@ -26,7 +25,9 @@ WANDB_CANARY = "cafe0123456789abcdef0123456789abcdefcafe"
 
 def _flags(parameters: TrainParameters) -> list[str]:
     """The command line that gives these parameters."""
-    return [part for name, value in given_of(parameters).items() for part in (f"--{name}", str(value))]
+    defaults = TrainParameters().model_dump()
+    given = {name: value for name, value in parameters.model_dump().items() if value != defaults[name]}
+    return [part for name, value in given.items() for part in (f"--{name}", str(value))]
 
 
 def _outcome(parameters: TrainParameters, capfd: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
@@ -161,7 +162,7 @@ def _assert_tracked(run: Path) -> None:
 
 
 def test_stopped_continued_and_published_it_is_the_run_that_was_never_stopped(
-    parameters: TrainParameters, hub: LoopbackHub, start_job: StartJob, jobs: WarmJobs, tmp_path: Path
+    parameters: TrainParameters, hub: LoopbackHub, run_job: RunJob, start_job: StartJob, tmp_path: Path
 ) -> None:
     hub.tokens[HF_CANARY] = Account("tester")
     environment = {"HF_TOKEN": HF_CANARY, "WANDB_API_KEY": WANDB_CANARY, "WANDB_MODE": "offline"}
@@ -179,7 +180,7 @@ def test_stopped_continued_and_published_it_is_the_run_that_was_never_stopped(
     assert not (tmp_path / "run" / "model").exists()
     assert "model.safetensors" not in hub.files("model", "tester/tiny-whisper-it")
 
-    done = jobs.run("train", given_of(given), env=environment)
+    done = run_job("train", *_flags(given), env=environment)
 
     assert done.returncode == 0, done.stderr
     assert done.result["repo_id"] == "tester/tiny-whisper-it"
@@ -193,7 +194,7 @@ def test_stopped_continued_and_published_it_is_the_run_that_was_never_stopped(
         assert not any(secret.encode() in content for content in published.values())
         _assert_nowhere(secret, tmp_path)
 
-    straight = jobs.run("train", given_of(changed(parameters, output_dir=str(tmp_path / "straight"))))
+    straight = run_job("train", *_flags(changed(parameters, output_dir=str(tmp_path / "straight"))))
 
     assert straight.returncode == 0, straight.stderr
     assert log_history(tmp_path / "straight") == log_history(tmp_path / "run")

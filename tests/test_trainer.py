@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,18 @@ def test_an_early_stop_is_not_forgotten_by_the_next_session(unlearning: TrainPar
     assert (result.steps, result.best_step) == (4, 1)
     steps = [entry["step"] for entry in log_history(result.model_dir.parent) if "eval_wer" in entry]
     assert steps == [1, 2, 3, 4]
+
+
+def test_a_signal_after_an_early_stop_loses_no_step(
+    unlearning: TrainParameters, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = changed(unlearning, early_stopping_patience=3, save_steps=1000)
+    caplog.set_level(logging.INFO, "asr_fine_tuner")
+    with sigterm_at("training stops early"), pytest.raises(InterruptedJob):
+        train(given)
+    caplog.clear()
+    assert train(given).steps == 4
+    assert "step 1 of" not in caplog.text
 
 
 def test_an_early_stop_is_seen_in_a_checkpoint_that_holds_it(unlearning: TrainParameters) -> None:

@@ -169,7 +169,9 @@ class TrainParameters(JobParameters):
     )
     max_steps: PositiveInt = _parameter("optimizer steps to train", "steps", 5000)
     learning_rate: PositiveFloat = _parameter("peak learning rate", default=1e-5)
-    lr_scheduler: LearningRateScheduler = _parameter("course of the learning rate after warm-up", default="linear")
+    lr_scheduler: LearningRateScheduler = _parameter(
+        "course of the learning rate after warm-up; constant goes without", default="linear"
+    )
     warmup_steps: Annotated[int, Field(ge=0)] = _parameter("steps until the peak learning rate", "steps", 500)
     train_batch_size: PositiveInt = _parameter(
         "clips of an optimizer step on one device; taken in smaller micro batches where memory asks for it", "clips", 16

@@ -80,6 +80,11 @@ class RunFolder:
     def is_finished(self) -> bool:
         return self.model.is_dir() and is_complete(self.model)
 
+    def _has_results(self) -> bool:
+        """Whether a run has come further than to find its parameters wrong."""
+        made = (self.trained, self.model, self._evaluations)
+        return bool(checkpoints_in(self.folder)) or any(path.exists() for path in (*made, *self.folder.glob("best-*")))
+
     def check(self, identity: Identity, *, resume: bool) -> Identity:
         """Look, without writing, whether this folder is free for the run `identity` or belongs to it.
 
@@ -93,6 +98,8 @@ class RunFolder:
         if not path.is_file():
             if checkpoints_in(self.folder):
                 raise self._taken("checkpoints of an unknown run")
+            return identity
+        if not self._has_results():
             return identity
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -118,8 +125,10 @@ class RunFolder:
         """
         identity = self.check(identity, resume=resume)
         self._remove_leftovers()
-        if not self._identity.is_file():
-            write_atomically(self._identity, canonical_json(dict(identity)))
+        record = canonical_json(dict(identity))
+        if not self._identity.is_file() or self._identity.read_text(encoding="utf-8") != record:
+            self._fitted.unlink(missing_ok=True)
+            write_atomically(self._identity, record)
         return identity
 
     def _remove_leftovers(self) -> None:

@@ -117,7 +117,8 @@ class StepDivision:
             raise PermanentError(
                 given=f"training is out of memory on {self.device.device} with one window in a micro batch",
                 expected="a device that holds the model, its gradients and Adam's two moments",
-                action="try --gradient_checkpointing on, --freeze_encoder true, --lora_rank 32 or a smaller model",
+                action=f"try {'' if checkpointing else '--gradient_checkpointing on, or '}in another --output_dir "
+                "--freeze_encoder true, --lora_rank 32 or a smaller model",
             )
         else:
             micro_batch = math.ceil(micro_batch / 2)

@@ -197,8 +197,9 @@ class WhisperTrainer(Seq2SeqTrainer):
         if not math.isfinite(float(value)):
             raise PermanentError(
                 given=f"{what} {float(value)} at step {self.state.global_step + 1}",
-                expected="a finite value; the step was not taken and the last checkpoint is untouched",
-                action="lower --learning_rate or raise --warmup_steps, and look at the data with the longest labels",
+                expected="a finite value; the step was not taken, and the last checkpoint is as it was",
+                action="lower --learning_rate or raise --warmup_steps, with another --output_dir, and look at the data "
+                "with the longest labels",
             )
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:

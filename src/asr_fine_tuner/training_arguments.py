@@ -25,7 +25,7 @@ def training_arguments(
 
     rank: what is drawn by chance is drawn anew by each rank, except the order of the clips.
     """
-    if parameters.warmup_steps >= parameters.max_steps:
+    if parameters.lr_scheduler != "constant" and parameters.warmup_steps >= parameters.max_steps:
         logger.warning(
             "--warmup_steps %d is not below --max_steps %d: the learning rate stays below --learning_rate %g",
             parameters.warmup_steps,
