@@ -13,7 +13,7 @@ from conftest import RunJob, StartJob
 from filelock import FileLock
 from loopback.hub import LoopbackHub
 from loopback.hub_answers import Account
-from tiny_training import changed, log_history, sigterm_at, weights_of
+from tiny_training import changed, given_of, log_history, sigterm_at, weights_of
 from wandb_log import read_run
 
 from asr_fine_tuner import TrainParameters, train
@@ -25,9 +25,7 @@ WANDB_CANARY = "cafe0123456789abcdef0123456789abcdefcafe"
 
 def _flags(parameters: TrainParameters) -> list[str]:
     """The command line that gives these parameters."""
-    defaults = TrainParameters().model_dump()
-    given = {name: value for name, value in parameters.model_dump().items() if value != defaults[name]}
-    return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    return [part for name, value in given_of(parameters).items() for part in (f"--{name}", str(value))]
 
 
 def _outcome(parameters: TrainParameters, capfd: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:

@@ -111,6 +111,6 @@ def weights_sha256(model_id: str) -> str | None:
     folder = Path(model_id)
     if not folder.is_dir():
         return None
-    names = (path.name for path in folder.iterdir() if path.is_file())
-    weights = [name for name in names if any(fnmatchcase(name, pattern) for pattern in WEIGHT_FILES)]
-    return LocalFolder(folder.absolute(), subfolders=False).revision(weights)
+    tree = LocalFolder(folder.absolute(), subfolders=False)
+    weights = [name for name in tree.listing() if any(fnmatchcase(name, pattern) for pattern in WEIGHT_FILES)]
+    return tree.revision(weights)

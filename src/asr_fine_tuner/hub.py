@@ -138,8 +138,9 @@ def download_model(model_id: str, revision: str | None, *, weights: bool) -> Mod
     """
     local = Path(model_id)
     if local.is_dir():
-        folder, names = local, {path.name for path in local.iterdir() if path.is_file()}
-        revision = LocalFolder(local.absolute(), subfolders=False).revision(names & set(MODEL_FILES))
+        tree = LocalFolder(local.absolute(), subfolders=False)
+        folder, names = local, set(tree.listing())
+        revision = tree.revision(names & set(MODEL_FILES))
     else:
         revision = resolve(model_id, "model", revision)
         folder = download_snapshot(

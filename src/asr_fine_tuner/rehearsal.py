@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 import math
@@ -11,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, pipeline
 
-from asr_fine_tuner.artifact import SPLITS, Clip, ClipWriter, write_dataset_metadata
+from asr_fine_tuner.artifact import SPLITS, ArtifactSplit, Clip, ClipWriter, write_dataset_metadata
 from asr_fine_tuner.batches import BatchSizes, TrainingSteps
 from asr_fine_tuner.checkpoints import checkpoint_folder
 from asr_fine_tuner.errors import PermanentError
@@ -86,44 +87,42 @@ def rehearse(
         PermanentError: what the job itself would fail with, or there is too little memory.
         InterruptedJob: SIGTERM or SIGINT.
     """
-    in_little = parameters.model_copy(
-        update={
-            "max_steps": _STEPS,
-            # The second step is taken with the peak learning rate.
-            "warmup_steps": min(parameters.warmup_steps, _STEPS - 1),
-            "save_steps": 1,
-            "eval_steps": _STEPS,
-            "logging_steps": 1,
-            "packing": "on" if packer.rules.clips > 1 else "off",
-            "max_train_samples": None,
-            "max_eval_samples": None,
-        }
-    )
     with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=parent, ignore_cleanup_errors=True) as scratch:
         fullest = fullest_step(source, packer, Path(scratch, "artifact"), parameters)
-        of_step = len(fullest.clips("train"))
-        in_little = in_little.model_copy(update={"train_batch_size": math.ceil(of_step / parameters.grad_accum_steps)})
+        in_little = parameters.model_copy(
+            update={
+                "max_steps": _STEPS,
+                # The second step is taken with the peak learning rate.
+                "warmup_steps": min(parameters.warmup_steps, _STEPS - 1),
+                "train_batch_size": math.ceil(len(fullest.clips("train")) / parameters.grad_accum_steps),
+                "save_steps": 1,
+                "eval_steps": _STEPS,
+                "logging_steps": 1,
+                "packing": "on" if packer.rules.clips > 1 else "off",
+                "max_train_samples": None,
+                "max_eval_samples": None,
+            }
+        )
         run = RunFolder(Path(scratch, "run"))
         run.folder.mkdir()
+        begin = functools.partial(
+            FineTuning, run, fullest, model_folder, in_little, NoTracker(), clips_in_a_window=packer.rules.clips
+        )
         with _memory_explained(parameters):
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
-            pace = _train(run, fullest, model_folder, in_little, packer.rules.clips)
+            pace = _train(begin)
             # As a job leaves it that was killed in its second step.
             shutil.rmtree(checkpoint_folder(run.folder, _STEPS))
             run.trained.unlink()
-            _resume(run, fullest, model_folder, in_little, packer.rules.clips)
+            _resume(begin, source.manifest.model.revision)
             _transcribe(run.model)
     return pace
 
 
-def _train(
-    run: RunFolder, source: TrainingInput, model_folder: Path, parameters: TrainParameters, clips_in_a_window: int
-) -> Pace:
+def _train(begin: Callable[..., FineTuning]) -> Pace:
     watch = _Stopwatch()
-    fine_tuning = FineTuning(
-        run, source, model_folder, parameters, NoTracker(), clips_in_a_window=clips_in_a_window, watching=[watch]
-    )
+    fine_tuning = begin(watching=[watch])
     fine_tuning.train()
     evaluation = fine_tuning.trainer.last_evaluation
     assert evaluation is not None  # noqa: S101 - every run is evaluated at its last step
@@ -136,13 +135,11 @@ def _train(
     )
 
 
-def _resume(
-    run: RunFolder, source: TrainingInput, model_folder: Path, parameters: TrainParameters, clips_in_a_window: int
-) -> None:
+def _resume(begin: Callable[..., FineTuning], model_revision: str) -> None:
     _free_models()
-    fine_tuning = FineTuning(run, source, model_folder, parameters, NoTracker(), clips_in_a_window=clips_in_a_window)
+    fine_tuning = begin()
     fine_tuning.train()
-    fine_tuning.finish("rehearsal", source.manifest.model.revision)
+    fine_tuning.finish("rehearsal", model_revision)
 
 
 def _transcribe(model_folder: Path) -> None:
@@ -166,10 +163,9 @@ def fullest_step(source: TrainingInput, packer: Packer, folder: Path, parameters
     n_mels = source.manifest.model.n_mels
     for split in SPLITS:
         clips = source.clips(split)
-        longest = np.argsort(-clips.label_counts, kind="stable")[: parameters.eval_batch_size].tolist()
         (folder / split).mkdir(parents=True)
         writer = ClipWriter(folder / split / "data.arrow", n_mels)
-        for index in of_step if split == "train" else longest:
+        for index in of_step if split == "train" else _longest(clips, parameters.eval_batch_size):
             labels, seconds = clips.labels(index).tolist(), float(clips.seconds[index])
             speaker = str(clips.speaker_numbers[index])  # clips of one are put together
             writer.append(Clip(clips.id(index), clips.features(index), labels, seconds, clips.text(index), speaker))
@@ -177,6 +173,12 @@ def fullest_step(source: TrainingInput, packer: Packer, folder: Path, parameters
     write_dataset_metadata(folder, {split: ["data.arrow"] for split in SPLITS}, n_mels, source.manifest.sha256)
     (folder / MANIFEST_NAME).write_text(source.manifest.to_json(), encoding="utf-8")
     return TrainingInput(folder, source.manifest, None, None)
+
+
+def _longest(clips: ArtifactSplit, at_most: int) -> list[int]:
+    """The clips with the most labels."""
+    longest: list[int] = np.argsort(-clips.label_counts, kind="stable")[:at_most].tolist()
+    return longest
 
 
 class _Stopwatch(TrainerCallback):
